@@ -1,0 +1,108 @@
+"""The one place that talks to the disk about lasting: fsync, atomic replace, and the data directory's lock.
+
+The promise: when `sync`, `sync_folder` or `write_atomically` has returned, what was written survives a power
+loss. A full disk is always a DiskFullError, so that callers can undo and go on serving.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from index.errors import DiskFullError, LockedError, StorageError
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextlib.contextmanager
+def named_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into DiskFullError or StorageError, with the path in the text."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFullError(f"no room left on the disk for {path}") from error
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+def sync(fd: int) -> None:
+    """Wait until the file's data (and what is needed to read it back) is on the disk."""
+    os.fdatasync(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the folder's entries (created, renamed, removed files) are on the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path`, then put it in its place in one step.
+
+    After a crash `path` is either the old file or the whole new one.
+
+    Raises:
+        DiskFullError, StorageError: nothing has changed; the half-written file is removed.
+    """
+    beside = path.with_name(path.name + ".writing")
+    try:
+        with named_disk_errors(path):
+            write(beside)
+            fd = os.open(beside, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(beside, path)
+            sync_folder(path.parent)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+class DirectoryLock:
+    """One writer for a data directory, held until `release` or the end of the process (flock)."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            LockedError: another process holds it.
+            StorageError: the lock file can't be made (read-only directory, for example).
+        """
+        self.path = path
+        with named_disk_errors(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(self._fd, 32).decode("ascii", "replace").strip()
+            os.close(self._fd)
+            raise LockedError(
+                f"another twopass (process {holder or 'unknown'}) is using {path.parent}"
+            ) from error
+        # The process number is there for people; a full disk must not keep the server from starting.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock back; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

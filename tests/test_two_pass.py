@@ -1,0 +1,304 @@
+"""index/two_pass.py and index/first_pass.py against plain numpy, across reopening, removal and damage."""
+
+import numpy as np
+import pytest
+
+from index import first_pass, reference
+from index.errors import PrefixError, StorageError
+from index.evaluation import recall_at_k
+from index.two_pass import (
+    Mode,
+    Shape,
+    TwoPassIndex,
+    damaged_rows,
+    pool_size,
+    stale_prefix_files,
+    vector_path,
+)
+from index.vectors import normalise
+
+DIM, PREFIX = 48, 16
+
+
+@pytest.fixture(params=["float16", "float32"])
+def shape(request):
+    return Shape(generation=1, dim=DIM, prefix_dim=PREFIX, vector_dtype=request.param)
+
+
+@pytest.fixture(autouse=True)
+def small_segments(monkeypatch):
+    """Segments of 64 rows, so that a few hundred rows fill several."""
+    monkeypatch.setattr(first_pass, "SEGMENT_ROWS", 64)
+
+
+def open_index(folder, shape, n_rows=0, dead=()):
+    live = np.ones(n_rows, np.bool_)
+    live[list(dead)] = False
+    return TwoPassIndex(folder, shape, n_rows, live)
+
+
+def add(index, vectors, removed=()):
+    appended = index.append(vectors, index.n_rows)
+    index.publish(appended, np.array(removed, np.int64))
+    return appended
+
+
+def stored(vectors, shape):
+    return vectors.astype(shape.vector_dtype).astype(np.float32)
+
+
+def check_against_reference(index, vectors, queries, shape, rows):
+    """All three modes, ids and scores, over the rows that should be alive."""
+    kept = stored(vectors, shape)[rows]
+    tolerance = 1e-3 if shape.vector_dtype == "float16" else 1e-6
+    for mode, (true_rows, true_scores) in {
+        Mode.PREFIX: reference.prefix(kept, queries, PREFIX, 20),
+        Mode.EXACT: reference.exact(kept, queries, 20),
+        Mode.TWO_PASS: reference.two_pass(kept, queries, PREFIX, 20),
+    }.items():
+        hits = index.search(queries, 20, mode)
+        assert hits.rows.tolist() == rows[true_rows].tolist(), mode
+        np.testing.assert_allclose(hits.scores, true_scores, atol=tolerance)
+    unrounded, _ = reference.exact(vectors[rows], queries, 1)
+    best = np.einsum("qd,qd->q", vectors[rows][unrounded[:, 0]], queries)
+    np.testing.assert_allclose(index.search(queries, 20, Mode.EXACT).scores[:, 0], best, atol=tolerance)
+
+
+def test_all_modes_agree_with_numpy_before_and_after_reopening(tmp_path, make_vectors, shape):
+    vectors, queries = make_vectors(300, DIM, seed=1), make_vectors(25, DIM, seed=2)
+    index = open_index(tmp_path, shape)
+    for part in np.split(vectors, [1, 63, 64, 65, 200]):
+        add(index, part)
+    check_against_reference(index, vectors, queries, shape, np.arange(300))
+    index.close()
+    assert len(list(tmp_path.glob("first-pass-*.faiss"))) == 4
+    index = open_index(tmp_path, shape, 300)
+    check_against_reference(index, vectors, queries, shape, np.arange(300))
+    index.close()
+
+
+def test_removed_rows_are_never_found_and_others_take_their_place(tmp_path, make_vectors, shape):
+    vectors, queries = make_vectors(300, DIM, seed=3), make_vectors(5, DIM, seed=4)
+    index = open_index(tmp_path, shape)
+    add(index, vectors[:200])
+    before = index.search(queries, 20)
+    dead = np.arange(0, 200, 3)
+    add(index, vectors[200:], removed=dead)
+    rows = np.setdiff1d(np.arange(300), dead)
+    assert (index.n_rows, index.n_live) == (300, len(rows))
+    check_against_reference(index, vectors, queries, shape, rows)
+    index.close()
+    assert np.isin(dead, before.rows).any()  # they would have been found
+    index = open_index(tmp_path, shape, 300, dead)
+    check_against_reference(index, vectors, queries, shape, rows)
+    index.close()
+
+
+def test_a_view_taken_before_a_change_still_answers_as_before(tmp_path, make_vectors, shape):
+    vectors, queries = make_vectors(200, DIM, seed=5), make_vectors(3, DIM, seed=6)
+    index = open_index(tmp_path, shape)
+    add(index, vectors[:100])
+    view = index._view
+    answer = view.prefixes.search(normalise(queries[:, :PREFIX]), 10)
+    add(index, vectors[100:], removed=answer.rows[0])
+    again = view.prefixes.search(normalise(queries[:, :PREFIX]), 10)
+    np.testing.assert_array_equal(again.rows, answer.rows)
+    assert not np.isin(index.search(queries[:1], 10).rows, answer.rows[0]).any()
+    index.close()
+
+
+def test_fewer_rows_than_asked_for_leave_empty_slots(tmp_path, make_vectors, shape):
+    index = open_index(tmp_path, shape)
+    queries = make_vectors(2, DIM, seed=7)
+    for mode in Mode:
+        hits = index.search(queries, 5, mode)
+        assert hits.rows.tolist() == [[-1] * 5] * 2
+        assert np.isneginf(hits.scores).all()
+    add(index, make_vectors(3, DIM, seed=8))
+    for mode in Mode:
+        hits = index.search(queries, 5, mode)
+        assert sorted(hits.rows[0].tolist()) == [-1, -1, 0, 1, 2]
+        assert np.isneginf(hits.scores[:, 3:]).all() and np.isfinite(hits.scores[:, :3]).all()
+    index.close()
+
+
+def test_equal_scores_are_ordered_by_row(tmp_path, make_vectors, shape):
+    vectors = np.repeat(make_vectors(1, DIM, seed=9), 150, axis=0)
+    index = open_index(tmp_path, shape)
+    add(index, vectors)
+    for mode in (Mode.TWO_PASS, Mode.EXACT):
+        assert index.search(vectors[:1], 150, mode).rows[0].tolist() == list(range(150))
+        assert index.search(vectors[:3], 40, Mode.EXACT).rows.tolist() == [list(range(40))] * 3
+    index.close()
+
+
+def test_a_batch_answers_like_its_single_queries(tmp_path, make_vectors, shape):
+    index = open_index(tmp_path, shape)
+    add(index, make_vectors(300, DIM, seed=10))
+    queries = make_vectors(40, DIM, seed=11)
+    for mode in Mode:
+        batch = index.search(queries, 10, mode)
+        for i, query in enumerate(queries):
+            single = index.search(query[None], 10, mode)
+            assert single.rows[0].tolist() == batch.rows[i].tolist()
+            np.testing.assert_allclose(single.scores[0], batch.scores[i], atol=1e-6)
+    index.close()
+
+
+def test_prefix_scores_and_ranks_say_where_a_hit_came_from(tmp_path, make_vectors, shape):
+    vectors, queries = make_vectors(200, DIM, seed=12), make_vectors(4, DIM, seed=13)
+    index = open_index(tmp_path, shape)
+    add(index, vectors)
+    hits, first = index.search(queries, 30), index.search(queries, 30, Mode.PREFIX)
+    for query in range(4):
+        for row, rank, score in zip(
+            hits.rows[query], hits.prefix_ranks[query], hits.prefix_scores[query], strict=True
+        ):
+            assert first.rows[query, rank] == row
+            assert first.scores[query, rank] == score
+    assert hits.rows_read == 4 * 30
+    assert hits.bytes_read == 4 * 30 * DIM * (2 if shape.vector_dtype == "float16" else 4)
+    assert (first.rows_read, first.bytes_read) == (0, 0)
+    index.close()
+
+
+def test_rows_past_the_commit_are_dropped_on_opening(tmp_path, make_vectors, shape):
+    vectors = make_vectors(100, DIM, seed=14)
+    index = open_index(tmp_path, shape)
+    add(index, vectors[:50])
+    index.append(vectors[50:], 50)  # the process dies here, before the commit
+    index.close()
+    index = open_index(tmp_path, shape, 50)
+    assert vector_path(tmp_path, shape).stat().st_size == 50 * DIM * np.dtype(shape.vector_dtype).itemsize
+    check_against_reference(index, vectors, vectors[:3], shape, np.arange(50))
+    index.close()
+
+
+def test_rows_that_the_file_has_lost_are_hidden_and_named(tmp_path, make_vectors, shape):
+    vectors = make_vectors(150, DIM, seed=15)
+    index = open_index(tmp_path, shape)
+    checksums = np.array(add(index, vectors).checksums, np.uint32)
+    index.close()
+    path = vector_path(tmp_path, shape)
+    data = bytearray(path.read_bytes())
+    row_bytes = len(data) // 150
+    data[20 * row_bytes] ^= 4
+    path.write_bytes(data[: 140 * row_bytes + 5])
+    rows = np.arange(150)
+    lost = damaged_rows(tmp_path, shape, rows, checksums)
+    assert lost.tolist() == [20, *range(140, 150)]
+    assert damaged_rows(tmp_path, shape, rows[30:60], checksums[30:60]).tolist() == []
+    index = open_index(tmp_path, shape, 150, dead=[20])
+    check_against_reference(index, vectors, vectors[:3], shape, np.setdiff1d(rows, lost))
+    index.close()
+    path.unlink()
+    assert damaged_rows(tmp_path, shape, rows, checksums).tolist() == rows.tolist()
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b"\0" * path.stat().st_size),
+        lambda path: path.write_bytes(path.read_bytes()[:4] + b"\xff" * 4 + path.read_bytes()[8:]),
+        lambda path: path.write_bytes(path.read_bytes()[:8] + b"\xff" * 8 + path.read_bytes()[16:]),
+        lambda path: path.write_bytes(path.read_bytes()[:37] + b"\xff" * 8 + path.read_bytes()[45:]),
+        lambda path: path.write_bytes(path.read_bytes()[:45] + bytes(path.stat().st_size - 45)),
+    ],
+)  # fmt: skip
+def test_a_damaged_first_pass_file_is_made_anew(tmp_path, make_vectors, shape, harm):
+    vectors = make_vectors(150, DIM, seed=16)
+    index = open_index(tmp_path, shape)
+    add(index, vectors)
+    index.close()
+    path = tmp_path / f"first-pass-0001-flat{PREFIX}-000001.faiss"
+    good = path.read_bytes()
+    harm(path)
+    if path.exists():
+        assert stale_prefix_files(tmp_path, shape, np.arange(150)) == [path]
+    index = open_index(tmp_path, shape, 150)
+    check_against_reference(index, vectors, vectors[:5], shape, np.arange(150))
+    index.close()
+    assert path.read_bytes() == good
+    assert stale_prefix_files(tmp_path, shape, np.arange(150)) == []
+
+
+def test_one_wrong_prefix_is_told_by_the_full_comparison(tmp_path, make_vectors, shape):
+    index = open_index(tmp_path, shape)
+    add(index, make_vectors(150, DIM, seed=17))
+    index.close()
+    path = tmp_path / f"first-pass-0001-flat{PREFIX}-000000.faiss"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 64
+    path.write_bytes(data)
+    assert stale_prefix_files(tmp_path, shape, np.arange(150)) == [path]
+    assert stale_prefix_files(tmp_path, shape, np.arange(63)) == []  # row 63 is dead: nothing wrong with it
+
+
+def test_another_prefix_length_is_made_from_the_stored_vectors(tmp_path, make_vectors, shape):
+    vectors = make_vectors(150, DIM, seed=18)
+    index = open_index(tmp_path, shape)
+    add(index, vectors)
+    index.close()
+    longer = Shape(1, DIM, 32, shape.vector_dtype)
+    index = open_index(tmp_path, longer, 150)
+    expected, _ = reference.prefix(stored(vectors, shape), vectors[:5], 32, 10)
+    assert index.search(vectors[:5], 10, Mode.PREFIX).rows.tolist() == expected.tolist()
+    index.close()
+    assert {path.name for path in tmp_path.glob("first-pass-*")} == {
+        "first-pass-0001-flat32-000000.faiss",
+        "first-pass-0001-flat32-000001.faiss",
+    }
+
+
+def test_a_segment_that_cannot_be_written_still_answers(tmp_path, make_vectors, shape, monkeypatch):
+    vectors = make_vectors(150, DIM, seed=19)
+
+    def full(*_):
+        raise RuntimeError("Error: 'f' failed: could not write: No space left on device")
+
+    monkeypatch.setattr(first_pass.faiss, "write_index", full)
+    index = open_index(tmp_path, shape)
+    add(index, vectors)
+    check_against_reference(index, vectors, vectors[:5], shape, np.arange(150))
+    index.close()
+    assert list(tmp_path.glob("first-pass-*")) == []
+
+
+def test_an_append_behind_unpublished_commits_is_refused(tmp_path, make_vectors, shape):
+    index = open_index(tmp_path, shape)
+    with pytest.raises(StorageError, match="knows 0 rows but 7 are committed"):
+        index.append(make_vectors(1, DIM, seed=20), 7)
+    index.close()
+
+
+def test_read_gives_unit_vectors_in_the_order_asked(tmp_path, make_vectors, shape):
+    vectors = make_vectors(50, DIM, seed=21)
+    index = open_index(tmp_path, shape)
+    add(index, vectors)
+    read = index.read(np.array([40, 3, 3, 17]))
+    np.testing.assert_allclose(read, vectors[[40, 3, 3, 17]], atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(read, axis=1), 1, atol=1e-6)
+    index.close()
+
+
+def test_a_prefix_longer_than_the_vectors_is_refused(tmp_path):
+    with pytest.raises(PrefixError):
+        open_index(tmp_path, Shape(1, 8, 9, "float16"))
+
+
+@pytest.mark.parametrize(
+    ("k", "oversample", "least", "n_rows", "pool"),
+    [(10, 8, 80, 10_000, 80), (1, 8, 80, 10_000, 80), (25, 8, 80, 10_000, 200), (10, 8, 80, 30, 30),
+     (10, 1.25, 1, 100, 13), (10, 8, 80, 0, 1)],
+)  # fmt: skip
+def test_pool_size(k, oversample, least, n_rows, pool):
+    assert pool_size(k, oversample, least, n_rows) == pool
+
+
+def test_recall_counts_the_share_of_true_rows_found():
+    true = np.array([[1, 2, 3], [4, 5, -1]])
+    found = np.array([[3, 9, 1], [5, -1, -1]])
+    assert recall_at_k(found, true) == pytest.approx((2 / 3 + 1 / 2) / 2)
