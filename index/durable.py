@@ -60,7 +60,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-            os.replace(beside, path)
+            beside.replace(path)
             sync_folder(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)

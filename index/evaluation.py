@@ -52,7 +52,7 @@ def recall_at_k(found: Rows, true: Rows) -> float:
 
     Args:
         found: (n_queries, k) int64, -1 for empty slots.
-        true: (n_queries, k) int64, -1 for empty slots (fewer than k rows exist); at least one true row in all.
+        true: (n_queries, k) int64, -1 where fewer than k rows exist; at least one true row in all.
 
     Returns:
         A share in [0, 1]. Order doesn't count; empty slots count on neither side.

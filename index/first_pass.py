@@ -1,9 +1,10 @@
 """The first pass: every row competes on its prefix. The only importer of faiss.
 
-Prefixes are float32, truncated and re-normalised, in sealed segments of SEGMENT_ROWS rows (faiss flat indexes,
-written once, memory-mapped) and a tail in memory for the newest rows. A full tail is sealed by the thread that
-appends; searches hold an unchanging PrefixSnapshot and never wait. Segment files are derived: each covers a fixed
-range of committed rows, which never change, and is made anew from the vector file when it is missing or wrong.
+Prefixes are float32, truncated and re-normalised, in sealed segments of SEGMENT_ROWS rows (faiss flat
+indexes, written once, memory-mapped) and a tail in memory for the newest rows. A full tail is sealed by the
+thread that appends; searches hold an unchanging PrefixSnapshot and never wait. Segment files are derived: each
+covers a fixed range of committed rows, which never change, and is made anew from the vector file when it is
+missing or wrong.
 """
 
 import contextlib
@@ -22,9 +23,9 @@ from index.vector_file import VectorMap
 from index.vectors import Float32, Rows, prefixes
 
 SEGMENT_ROWS = 32_768
-"""Rows in a sealed segment: 32 MiB at 256 dimensions, which bounds the tail's memory and what a restart has to
-read anew. A scan over segments costs the same as over one array (3.22 ms against 3.20 ms for 100 000 x 256).
-A multiple of 8, so that each segment's part of the live bitmap starts at a byte."""
+"""Rows in a sealed segment: 32 MiB at 256 dimensions, which bounds the tail's memory and what a restart has
+to read anew. A scan over segments costs the same as over one array (3.22 ms against 3.20 ms for
+100 000 x 256). A multiple of 8, so that each segment's part of the live bitmap starts at a byte."""
 
 HEADER_BYTES = 45
 """What faiss 1.15 writes before the codes of a flat index; a file of another size is not ours."""
@@ -32,7 +33,7 @@ HEADER_BYTES = 45
 
 @dataclass(frozen=True)
 class Candidates:
-    """The first pass's answer, best first, ties by row. Slots beyond the live rows hold row -1, score -inf."""
+    """The first pass's answer, best first, ties by row. An empty slot holds row -1 and score -inf."""
 
     rows: Rows  # (n_queries, n_candidates) int64
     scores: Float32  # (n_queries, n_candidates) float32, cosine of the prefixes
@@ -64,8 +65,8 @@ class PrefixSnapshot:
             queries: (n_queries, prefix_dim) float32, unit length.
             n_candidates: at least 1; more than there are live rows leaves empty slots.
         """
-        # One thread a search: faiss's own threads on a shared two-core machine cost 8.1 ms where one takes 3.2
-        # (100 000 x 256), and several searches run side by side anyway. The setting is per calling thread.
+        # One thread a search: on a shared two-core machine faiss's own threads took 8.1 ms where one takes
+        # 3.2 (100 000 x 256), and searches run side by side anyway. The setting is per calling thread.
         faiss.omp_set_num_threads(1)
         queries = np.ascontiguousarray(queries)
         found_rows, found_scores = [], []
@@ -143,8 +144,8 @@ class FirstPass:
                 and those must not be live.
 
         Returns:
-            The first snapshot. Reads the whole segment file only when it is searched; a segment made anew
-            reads its rows' vectors. Files of other generations and prefix lengths are removed: they are derived.
+            The first snapshot. A segment file is read when it is searched; a segment made anew reads its
+            rows' vectors. Files of other generations and prefix lengths are removed: they are derived.
         """
         n_rows = len(live)
         self._live = np.packbits(live, bitorder="little")
@@ -189,11 +190,11 @@ class FirstPass:
         return PrefixSnapshot(self.prefix_dim, tuple(self._segments), tail, self._live, self.n_rows, n_live)
 
     def _new_tail(self) -> Float32:
-        # Fresh zeroed memory of this size is mapped page by page as it is filled, so an empty tail costs nothing.
+        # Fresh zeroed memory of this size is mapped page by page as it is filled: an empty tail costs nothing.
         return np.zeros((SEGMENT_ROWS, self.prefix_dim), np.float32)
 
     def _fill(self, new: Float32) -> None:
-        """Append prefixes to the tail, sealing it each time it is full. Snapshots see rows up to their own count."""
+        """Append prefixes to the tail, sealing it each time it is full."""
         while len(new):
             count = min(len(new), SEGMENT_ROWS - self._n_tail)
             self._tail[self._n_tail : self._n_tail + count] = new[:count]

@@ -6,7 +6,7 @@ from index.vectors import Float32, Rows, normalise, order_by_score
 
 
 def top(scores: Float32, n_hits: int) -> Rows:
-    """Return each query's best rows, ties by row. scores: (n_queries, n); result (n_queries, min(n_hits, n))."""
+    """Return each query's best rows, ties by row: (n_queries, min(n_hits, n)). scores: (n_queries, n)."""
     rows = np.arange(scores.shape[1])
     return np.stack([rows[order_by_score(query, rows)[:n_hits]] for query in scores])
 

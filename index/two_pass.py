@@ -54,7 +54,7 @@ class Appended:
 
 @dataclass(frozen=True)
 class Hits:
-    """Ranked rows of a batch of queries, best first, ties by row. Empty slots: row -1, scores -inf, rank -1."""
+    """Ranked rows of a batch of queries, best first, ties by row. Empty slot: row -1, scores -inf, rank -1."""
 
     rows: Rows  # (n_queries, n) int64
     scores: Float32  # (n_queries, n) float32; full inner product, in mode prefix the prefix's cosine
@@ -75,7 +75,7 @@ class _View:
 
 
 def pool_size(k: int, oversample: float, min_candidates: int, n_rows: int) -> int:
-    """Return how many candidates the first pass takes: clamp(ceil(oversample * k), min_candidates, n_rows)."""
+    """Return the first pass's candidates for k hits: clamp(ceil(oversample * k), min_candidates, n_rows)."""
     return max(1, min(max(math.ceil(oversample * k), min_candidates), n_rows))
 
 
@@ -89,7 +89,7 @@ class TwoPassIndex:
             folder: the collection's folder; must exist.
             shape: as committed.
             n_rows: committed rows. What the file has beyond them is dropped.
-            live: (n_rows,) rows that searches may find. Rows that the file lacks are masked whatever this says.
+            live: (n_rows,) rows that searches may find. Rows that the file lacks are masked in any case.
 
         Raises:
             PrefixError: the prefix is longer than the vectors.
@@ -196,7 +196,7 @@ class TwoPassIndex:
 
     @staticmethod
     def _rescore(vectors: VectorMap, queries: Float32, pool: Rows) -> Float32:
-        """Score each query's pool against the full vectors: (n_queries, n_candidates), -inf for empty slots."""
+        """Score each query's pool by full vectors: (n_queries, n_candidates), -inf for empty slots."""
         scores = np.full(pool.shape, -np.inf, np.float32)
         for query, candidates in enumerate(pool):
             order = np.argsort(candidates)  # the disk likes its reads in order
