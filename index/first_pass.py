@@ -8,6 +8,7 @@ missing or wrong.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,23 +262,23 @@ def segment_prefixes(segment: Segment, rows: Rows) -> Float32:
     return stored
 
 
-def stale_segments(
-    folder: Path, generation: int, prefix_dim: int, vectors: VectorMap, rows: Rows
-) -> list[Path]:
+def stale_segments(folder: Path, generation: int, vectors: VectorMap, rows: Rows) -> list[Path]:
     """Return the segment files of a generation that don't hold the prefixes of its vectors.
 
     Args:
         rows: (n,) int64, sorted: the rows to compare, each below vectors.n_rows.
     """
     paths = sorted(folder.glob(f"first-pass-{generation:04d}-*.faiss"))
-    return [path for path in paths if not _agrees(path, prefix_dim, vectors, rows)]
+    return [path for path in paths if not _agrees(path, vectors, rows)]
 
 
-def _agrees(path: Path, prefix_dim: int, vectors: VectorMap, rows: Rows) -> bool:
-    number = path.stem.rpartition("-")[2]
-    first_row = int(number) * SEGMENT_ROWS if number.isdecimal() else -1
+def _agrees(path: Path, vectors: VectorMap, rows: Rows) -> bool:
+    name = re.fullmatch(r"first-pass-\d{4}-flat(\d+)-(\d{6})", path.stem)
+    if name is None or int(name[1]) > vectors.dim:
+        return False
+    prefix_dim, first_row = int(name[1]), int(name[2]) * SEGMENT_ROWS
     segment = read_segment(path, first_row, prefix_dim)
-    if segment is None or first_row < 0:
+    if segment is None:
         return False
     mine = rows[slice(*np.searchsorted(rows, [first_row, first_row + SEGMENT_ROWS]))]
     for part in np.array_split(mine, len(mine) // 4096 + 1):

@@ -251,4 +251,4 @@ def stale_prefix_files(folder: Path, shape: Shape, rows: Rows) -> list[Path]:
         return []
     with VectorFile(vector_path(folder, shape), shape.dim, shape.vector_dtype, read_only=True) as file:
         vectors = file.map(file.n_whole_rows)
-        return stale_segments(folder, shape.generation, shape.prefix_dim, vectors, rows)
+        return stale_segments(folder, shape.generation, vectors, rows)

@@ -18,7 +18,7 @@ from index import durable
 from index.errors import StorageError
 from index.vectors import Float32, Rows
 
-DTYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+DTYPES: dict[str, np.dtype[np.floating]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 SUFFIXES = {"float16": ".f16", "float32": ".f32"}
 
 BLOCK_BYTES = 4 << 20
@@ -37,8 +37,9 @@ IO_BYTES = 256 << 20
 
 def row_checksums(stored: NDArray[np.floating]) -> list[int]:
     """Return the CRC-32 of each stored row's bytes. stored: (n, dim), the file's dtype."""
-    flat = np.ascontiguousarray(stored)
-    return [zlib.crc32(row) for row in flat.view(np.uint8).reshape(len(flat), -1)] if len(flat) else []
+    row_bytes = stored.shape[1] * stored.itemsize
+    data = memoryview(stored.tobytes())
+    return [zlib.crc32(data[start : start + row_bytes]) for start in range(0, len(data), row_bytes)]
 
 
 class VectorMap:
@@ -142,7 +143,7 @@ class VectorFile:
         Raises:
             DiskFullError, StorageError: the file is cut back to the committed rows, so the room is free again.
         """
-        data = memoryview(np.ascontiguousarray(stored).view(np.uint8).reshape(-1))
+        data = memoryview(stored.tobytes())
         offset = first_row * self.row_bytes
         with durable.named_disk_errors(self.path):
             try:

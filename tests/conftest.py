@@ -1,9 +1,24 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share: made-up vectors, and the real server in a process of its own."""
 
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
 import numpy as np
 import pytest
 
 from index.vectors import Float32, normalise
+
+ROOT = Path(__file__).parent.parent
 
 
 def clustered(n: int, dim: int, seed: int) -> Float32:
@@ -18,3 +33,99 @@ def clustered(n: int, dim: int, seed: int) -> Float32:
 @pytest.fixture
 def make_vectors():
     return clustered
+
+
+class Server:
+    """A running `twopass serve`, and what it has logged so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.log: list[dict[str, Any]] = []
+        self.other: list[str] = []  # what was printed beside the log
+        self._url: queue.Queue[str | None] = queue.Queue()
+        # A reader of its own: a full pipe would stop the server.
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        url = self._url.get()
+        if url is None:
+            raise AssertionError(f"the server ended with {process.wait()}: {''.join(self.other)}")
+        self.url = url
+        self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                self.log.append(json.loads(line))
+                if self.log[-1]["event"] == "listening":
+                    self._url.put(self.log[-1]["url"])
+            except ValueError:
+                self.other.append(line)
+        self._url.put(None)
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """Send a signal and wait; return the exit status."""
+        self.process.send_signal(how)
+        return self.end()
+
+    def end(self) -> int:
+        """Wait for the process and for the rest of its log; return the exit status."""
+        status = self.process.wait(timeout=60)
+        self._reader.join()
+        self.http.close()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return status
+
+
+def environment(data_dir: Path, **settings: object) -> dict[str, str]:
+    """This process's environment without settings of twopass, plus those given as section__key."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TWOPASS_")}
+    mine = {"data_dir": data_dir, "server__port": 0, "log__format": "json", **settings}
+    return clean | {f"TWOPASS_{name.upper()}": str(value) for name, value in mine.items()}
+
+
+@contextlib.contextmanager
+def serving(data_dir: Path, program: tuple[str, ...] = ("-m", "server.cli"), **settings: object) -> Iterator[Server]:
+    """Run the real server in a process of its own on a free port; stop it at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, *program, "serve"],
+        env=environment(data_dir, **settings),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    server = None
+    try:
+        server = Server(process)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.kill()
+        if server is not None:
+            server.end()
+        else:
+            process.wait()
+
+
+@pytest.fixture
+def serve():
+    """`with serve(data_dir, encoder__model="none", …) as server`"""
+    return serving
+
+
+@pytest.fixture(scope="session")
+def brought(tmp_path_factory) -> Iterator[Server]:
+    """A server without a model, for vectors of 32 dimensions; tests must not mind each other's documents."""
+    settings = {"encoder__model": "none", "encoder__dim": 32, "index__prefix_dim": 16}
+    with serving(tmp_path_factory.mktemp("brought"), **settings) as server:
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory) -> Iterator[Server]:
+    """A server with the bundled model; tests must not mind each other's documents."""
+    with serving(tmp_path_factory.mktemp("texts")) as server:
+        yield server
+        server.stop()

@@ -1,0 +1,1 @@
+"""HTTP: routes and schemas only. A validated body goes in, one service call, a response model comes out."""

@@ -1,0 +1,113 @@
+"""Every error as application/problem+json, the framework's own included."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from server.errors import ANSWERS, RETRY_AFTER_S, Answer, InputError, MediaTypeError, answer_for, problem
+
+PROBLEM_JSON = "application/problem+json"
+MAX_FINDINGS = 10  # of a body with thousands of wrong fields, the first few say enough
+
+MALFORMED = Answer(400, "malformed_json", "The body isn't valid JSON", "Send UTF-8 JSON as RFC 8259 has it.")
+UNKNOWN_FIELD = Answer(
+    422, "unknown_field", "There is no such field",
+    "Correct its spelling or leave it out; GET /openapi.json lists the fields.",
+)  # fmt: skip
+BY_STATUS = {
+    400: MALFORMED,
+    404: Answer(404, "unknown_path", "There is nothing at this path", "GET /openapi.json lists the paths."),
+    405: Answer(
+        405,
+        "method_not_allowed",
+        "The path doesn't take this method",
+        "The header Allow says which it takes.",
+    ),
+    413: Answer(413, "too_large", "The request is too large", "Split it, or raise limits.body_bytes."),
+}
+
+
+def add_error_handlers(app: FastAPI, body_limit_bytes: int) -> None:
+    """Make the app answer every error in our shape."""
+
+    async def ours(request: Request, error: Exception) -> JSONResponse:
+        return problem_response(error, request.state.request_id)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _invalid(request, error.errors())
+
+    async def framework(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        answer = BY_STATUS.get(error.status_code) or Answer(
+            error.status_code, "http_error", error.detail, "Check the request."
+        )
+        detail = {
+            400: "the body can't be read as JSON",
+            404: f"there is nothing at {request.url.path}",
+            405: f"{request.url.path} doesn't take {request.method}",
+            413: f"the body is larger than the limit of {body_limit_bytes} bytes",
+        }.get(error.status_code, error.detail)
+        body = problem(answer, detail, request.state.request_id)
+        headers = dict(error.headers or {})
+        return JSONResponse(body, error.status_code, headers=headers, media_type=PROBLEM_JSON)
+
+    for kind in ANSWERS:
+        app.add_exception_handler(kind, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, framework)
+
+
+def problem_response(error: Exception, request_id: str) -> JSONResponse:
+    """Answer one of our own errors."""
+    answer = answer_for(error)
+    assert answer is not None
+    more = {"where": error.where} if isinstance(error, InputError) else {}
+    body = problem(answer, str(error), request_id, getattr(error, "hint", None), **more)
+    headers = {}
+    if answer.status in RETRY_AFTER_S:
+        headers["Retry-After"] = RETRY_AFTER_S[answer.status]
+    if answer.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, answer.status, headers=headers, media_type=PROBLEM_JSON)
+
+
+def _invalid(request: Request, findings: Sequence[Any]) -> JSONResponse:
+    """Answer pydantic's findings: which field, where, why."""
+    request_id = request.state.request_id
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    first = findings[0]
+    if request.method == "POST" and not content_type.endswith(("json", "ndjson")):
+        return problem_response(
+            MediaTypeError(f"the body's content type is {content_type or 'not given'}"), request_id
+        )
+    if first["type"] == "json_invalid":
+        detail = f"the body can't be read as JSON: {_why(first)} ({place(first['loc'])})"
+        return JSONResponse(problem(MALFORMED, detail, request_id), 400, media_type=PROBLEM_JSON)
+    listed = [{"where": place(each["loc"]), "why": _why(each)} for each in findings[:MAX_FINDINGS]]
+    answer = UNKNOWN_FIELD if first["type"] == "extra_forbidden" else ANSWERS[InputError]
+    detail = f"{listed[0]['where']}: {listed[0]['why']}"
+    if len(findings) > 1:
+        detail += f" (and {len(findings) - 1} more)"
+    body = problem(answer, detail, request_id, where=listed[0]["where"], errors=listed)
+    return JSONResponse(body, 422, media_type=PROBLEM_JSON)
+
+
+def place(loc: Sequence[Any]) -> str:
+    """Spell a location as documents[2].vector; the leading "body" or "query" goes without saying."""
+    parts = [str(part) if isinstance(part, str) else f"[{part}]" for part in loc]
+    if parts and parts[0] in ("body", "query", "path"):
+        parts = parts[1:]
+    return ".".join(parts).replace(".[", "[") or "the body"
+
+
+def _why(finding: dict[str, Any]) -> str:
+    reason = str(finding["msg"])
+    context = finding.get("ctx") or {}
+    if finding["type"] == "json_invalid" and "error" in context:
+        reason = str(context["error"])
+    return reason[:1].lower() + reason[1:]

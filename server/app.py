@@ -1,0 +1,216 @@
+"""The composition root: settings in, a running server out."""
+
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from types import FrameType
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+
+from index.durable import DirectoryLock
+from index.errors import IndexFault
+from server import __version__
+from server.api import documents, search, status
+from server.api.problems import PROBLEM_JSON, add_error_handlers
+from server.api.requests import Requests
+from server.api.schemas import Problem
+from server.api.threads import Running
+from server.catalog import Catalog, Generation
+from server.collection import Collection
+from server.encoders.errors import EncoderError
+from server.encoders.fingerprint import Fingerprint
+from server.encoders.loading import load_encoder
+from server.errors import CatalogDamagedError, ModelChangedError, ServiceError, StartupError, answer_for
+from server.logs import start_logging
+from server.settings import Settings, SettingsError
+from server.store import CATALOG_NAME, LocalStore
+
+
+BACKLOG = 2048  # connections that may wait to be taken; uvicorn's own default
+
+
+def create_app(settings: Settings, collection: Collection) -> FastAPI:
+    """Build the HTTP application around an open collection."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.running = Running(collection, settings)  # its limiters belong to the event loop
+        yield
+
+    app = FastAPI(
+        title="twopass",
+        version=__version__,
+        lifespan=lifespan,
+        # The API's own pages load their scripts from a CDN: off, until they come with the package.
+        docs_url=None,
+        redoc_url=None,
+        responses={
+            "default": {
+                "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}},
+                "description": "Every error.",
+            }
+        },
+    )
+    for module in (documents, search, status):
+        app.include_router(module.router)
+    add_error_handlers(app, settings.limits.body_bytes)
+    # What is added last is met first.
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.limits.body_bytes)
+    app.add_middleware(
+        Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes
+    )
+    return app
+
+
+@contextlib.contextmanager
+def open_collection(settings: Settings) -> Iterator[Collection]:
+    """Lock the data directory, load the model, open the collection; close all of it at the end.
+
+    Raises:
+        StartupError, IndexFault, EncoderError, SettingsError: with a text that says what to do.
+    """
+    with contextlib.ExitStack() as stack:
+        data_dir = settings.data_dir
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartupError(
+                f"the data directory {data_dir} can't be made: {error.strerror}",
+                "Choose another with TWOPASS_DATA_DIR, or correct its permissions.",
+            ) from error
+        stack.enter_context(DirectoryLock(data_dir / "lock"))
+        encoder = load_encoder(settings.encoder, settings.passages, data_dir / "models")
+        if encoder is not None:
+            stack.callback(encoder.close)
+        fingerprint = encoder.fingerprint if encoder else _client_vectors(settings)
+        folder = data_dir / "collections" / "default"
+        folder.mkdir(parents=True, exist_ok=True)
+        catalog = stack.enter_context(Catalog(folder / CATALOG_NAME))
+        generation = _generation(catalog, fingerprint, settings.index.vector_dtype)
+        store = LocalStore(
+            catalog,
+            generation,
+            settings.index.prefix_dim_for(generation.dim),
+            check_all=settings.index.check_on_open == "all",
+        )
+        stack.callback(store.close)
+        collection = Collection(store, encoder, settings.index, settings.limits)
+        stack.callback(collection.close)
+        collection.start_repair()
+        yield collection
+
+
+def serve(settings: Settings) -> int:
+    """Run the server until SIGTERM or SIGINT; return 0.
+
+    Raises:
+        StartupError: it could not start; the text and the hint say why and what to do.
+    """
+    start_logging(settings.log)
+    log = structlog.get_logger()
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
+        try:
+            collection = stack.enter_context(open_collection(settings))
+        except (IndexFault, EncoderError, ServiceError) as error:
+            answer = answer_for(error)
+            raise StartupError(
+                str(error), getattr(error, "hint", None) or (answer.hint if answer else None)
+            ) from error
+        except SettingsError as error:
+            raise StartupError(str(error), "Correct the setting and start again.") from error
+        listener.listen(BACKLOG)  # whoever connects from the log line on is answered
+        host, port = listener.getsockname()[:2]
+        log.info(
+            "listening",
+            url=f"http://{host}:{port}",
+            version=__version__,
+            data_dir=str(settings.data_dir),
+            model=settings.encoder.model,
+            documents=collection.store.catalog.counts()[0],
+        )
+        if collection.is_degraded:
+            log.warning("some stored vectors are damaged", **collection.damage())
+        if host not in ("127.0.0.1", "::1") and not settings.server.api_key.get_secret_value():
+            log.warning("reachable from other machines without a key; set TWOPASS_SERVER__API_KEY")
+        server = _Server(
+            uvicorn.Config(
+                create_app(settings, collection),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=settings.server.shutdown_grace_s,
+            ),
+            collection,
+        )
+        server.run(sockets=[listener])
+        log.info("stopped")
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """Tells running ingests to end when the signal comes, not when their connections have been waited for."""
+
+    def __init__(self, config: uvicorn.Config, collection: Collection) -> None:
+        super().__init__(config)
+        self._collection = collection
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._collection.stop()
+        super().handle_exit(sig, frame)
+        # uvicorn raises the signal again once it has stopped; for us that was a clean end.
+        self._captured_signals = [
+            s for s in self._captured_signals if s not in (signal.SIGTERM, signal.SIGINT)
+        ]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise StartupError(
+            f"can't listen on {host} port {port}: {getattr(error, 'strerror', None) or error}",
+            "Stop what uses the port, or choose another: TWOPASS_SERVER__PORT=8001 twopass serve",
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def _client_vectors(settings: Settings) -> Fingerprint:
+    """The fingerprint of vectors that clients bring."""
+    assert settings.encoder.dim is not None  # the settings have checked that
+    return Fingerprint("none", "", settings.encoder.dim, "", "", "none", 0)
+
+
+def _generation(catalog: Catalog, fingerprint: Fingerprint, vector_dtype: str) -> Generation:
+    """The catalog's current generation, or a first one for this model.
+
+    Raises:
+        ModelChangedError: another model made the stored vectors.
+        CatalogDamagedError: vectors lie beside a catalog that knows of none.
+    """
+    generation = catalog.generation()
+    if generation is None:
+        if orphans := sorted(catalog.path.parent.glob("vectors-*")):
+            raise CatalogDamagedError(f"{catalog.path} is empty, but {orphans[0].name} lies beside it")
+        return catalog.begin_generation(1, fingerprint.to_json(), fingerprint.dim, vector_dtype)
+    made_by = Fingerprint.from_json(generation.fingerprint)
+    if not made_by.same_vectors(fingerprint):
+        raise ModelChangedError(
+            f"the vectors in {catalog.path.parent} were made by the model {made_by.model!r} ({made_by.dim} "
+            f"dimensions), but the settings say {fingerprint.model!r} ({fingerprint.dim} dimensions); "
+            f"what differs: {', '.join(made_by.changes(fingerprint))}",
+            f"To go on with this data: TWOPASS_ENCODER__MODEL={made_by.model}"
+            + (f" TWOPASS_ENCODER__DIM={made_by.dim}" if made_by.model == "none" else "")
+            + " twopass serve. To use the new model, start with an empty folder "
+            "(TWOPASS_DATA_DIR=…) and ingest the texts again.",
+        )
+    return generation

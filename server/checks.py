@@ -1,0 +1,26 @@
+"""Checks on what clients send, shared by ingest and search."""
+
+from collections.abc import Sequence
+
+from index.errors import VectorError
+from index.vectors import Float32, check_vectors, normalise
+from server.errors import BadVectorError, InputError
+
+
+def check_utf8(text: str, where: str) -> bytes:
+    """Encode, or say where half a character stands (JSON can spell it, as \\ud800)."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"character {error.start} is half of a surrogate pair, which is no text", where
+        ) from error
+
+
+def unit_vector(vector: Sequence[float], dim: int, where: str) -> Float32:
+    """Check and normalise one client's vector: (dim,) float32."""
+    try:
+        unit: Float32 = normalise(check_vectors([vector], dim))[0]
+    except VectorError as error:
+        raise BadVectorError(str(error), where) from error
+    return unit

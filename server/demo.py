@@ -1,0 +1,366 @@
+"""`twopass demo`: the docstrings of Python's standard library, indexed and searched through a real server."""
+
+import ast
+import contextlib
+import importlib
+import inspect
+import itertools
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import FrameType
+from typing import IO, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from server.client import Client, ClientError, IngestReport, SearchAnswer, UnreachableError, ingest
+from server.readers import Document
+
+QUESTIONS = (
+    "how do I undo a git-style diff",
+    "read a zip archive",
+    "make a temporary folder that deletes itself",
+    "count how often each word occurs",
+    "wait until several threads have all reached the same point",
+    "remember the results of slow function calls",
+)
+SHOWN_HITS = 3
+START_TIMEOUT_S = 120.0  # a slow machine imports torch and reads the model from a cold disk
+STOP_TIMEOUT_S = 30.0
+LOG_TAIL_LINES = 15
+
+MIN_CHARACTERS = 40  # a shorter docstring says little more than its name
+OPENING_CHARACTERS = 400  # of a longer docstring its first paragraphs, to keep the demo short
+MAX_NAME_PARTS = 3  # zipfile.ZipFile.extractall is in, asyncio.base_events.BaseEventLoop.time is not
+
+# What isn't the library's documentation (tests, programs, data), and modules that newer Pythons have dropped.
+LEFT_OUT = frozenset((
+    "__phello__", "__pycache__", "aifc", "antigravity", "asynchat", "asyncore", "audioop", "bdb", "cgi",
+    "cgitb", "chunk", "crypt", "curses", "dist-packages", "distutils", "encodings", "ensurepip", "idlelib",
+    "imghdr", "imp", "lib-dynload", "lib2to3", "mailcap", "msilib", "nis", "nntplib", "nturl2path",
+    "ntpath", "ossaudiodev", "pdb", "pickletools", "pipes", "pydoc", "pydoc_data", "site-packages", "smtpd",
+    "sndhdr", "spwd", "sunau", "symtable", "telnetlib", "test", "tests", "this", "tkinter", "turtle",
+    "turtledemo", "uu", "venv", "xdrlib",
+))  # fmt: skip
+# Modules written in C have no source to read docstrings from; these, where a Python has them, import safely.
+COMPILED = (
+    "_asyncio", "_bisect", "_bz2", "_codecs", "_collections", "_contextvars", "_csv", "_datetime",
+    "_decimal", "_functools", "_hashlib", "_heapq", "_io", "_json", "_locale", "_lzma", "_operator",
+    "_pickle", "_queue", "_random", "_signal", "_socket", "_sqlite3", "_ssl", "_string", "_struct",
+    "_thread", "_tracemalloc", "_weakref", "_zoneinfo", "array", "atexit", "binascii", "builtins", "cmath",
+    "errno", "faulthandler", "fcntl", "gc", "grp", "itertools", "marshal", "math", "mmap", "posix", "pwd",
+    "resource", "select", "sys", "syslog", "termios", "time", "unicodedata", "zlib",
+)  # fmt: skip
+PUBLIC_NAMES = {"posix": "os", "posixpath": "os.path", "_thread": "threading", "builtins": ""}
+
+Progress = Callable[[int | None], AbstractContextManager[Callable[[int], None]]]
+
+
+class DemoError(Exception):
+    """The demo can't go on. `hint` says what to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def run(
+    data_dir: Path, console: Console, progress: Progress, documents: Sequence[Document] | None = None
+) -> None:
+    """Tell the whole story: collect, serve, ingest, ask; at the end the server is stopped.
+
+    Args:
+        data_dir: the demo's own folder; made if missing, kept.
+        progress: shows how far the ingest is; see server.cli.progress.
+        documents: instead of the whole library's docstrings.
+
+    Raises:
+        DemoError: the server didn't start or stop as it should, refused something, or the folder holds other
+            documents.
+    """
+    if documents is None:
+        documents = collect_docstrings()
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    console.print(f"Documents   {len(documents):,} docstrings of Python {version}'s standard library")
+    started = time.monotonic()
+    with _server(data_dir) as url, Client(url) as client:
+        info = client.info()
+        console.print(f"Server      {url}, model {info['model']}, data in {data_dir} ({_since(started)})")
+        _check_folder(client, data_dir)
+        started = time.monotonic()
+        report = IngestReport()
+        with progress(len(documents)) as on_done:
+            ingest(client, documents, report, on_done)
+        if report.refused.count:
+            first = report.refused.first[0]
+            raise DemoError(
+                f"The server refused {report.refused.count} documents; {first.source}: {first.reason}"
+            )
+        console.print(
+            f"Stored      {report.created:,} new, {report.updated:,} updated, {report.unchanged:,} unchanged "
+            f"({_since(started)})\n\n"
+            f"Below, prefix is the score of the first {info['prefix_dim']} of {info['dim']} dimensions, all that "
+            "the first pass sees;\nfull that of all of them, read from disk for the candidates only; rank the "
+            "place before → after.\n"
+        )
+        for question in QUESTIONS:
+            _print_answer(console, question, _ask(client, question))
+    _print_what_next(console, data_dir)
+
+
+def collect_docstrings(modules: Container[str] | None = None) -> list[Document]:
+    """Read how the standard library's docstrings begin, sorted by name; the same list at every call.
+
+    Those of modules in Python come from their source, which isn't run; those of modules in C by import. Of
+    names with the same docstring the shortest stays.
+
+    Args:
+        modules: only these top-level modules.
+    """
+    named: dict[str, tuple[str, str]] = {}  # name: (kind, docstring)
+    for name, kind, docstring in itertools.chain(_from_source(), _from_compiled()):
+        wanted = modules is None or name.partition(".")[0] in modules
+        if wanted and len(docstring) >= MIN_CHARACTERS and name.count(".") < MAX_NAME_PARTS:
+            named.setdefault(name, (kind, _opening(docstring)))
+    shortest: dict[str, str] = {}  # docstring: name
+    for name in sorted(named, key=lambda name: (len(name), name)):
+        shortest.setdefault(named[name][1], name)
+    return [_document(name, *named[name]) for name in sorted(shortest.values())]
+
+
+def _opening(docstring: str) -> str:
+    """Return the paragraphs that fit OPENING_CHARACTERS together, at least the first."""
+    opening, *others = docstring.split("\n\n")
+    for paragraph in others:
+        if len(opening) + len(paragraph) > OPENING_CHARACTERS:
+            break
+        opening += f"\n\n{paragraph}"
+    return opening
+
+
+def _document(name: str, kind: str, docstring: str) -> Document:
+    """The name goes into the text: a method's docstring often leaves it to its name to say what it is about."""
+    metadata = {"module": name.partition(".")[0], "kind": kind}
+    return Document(id=name, text=f"{kind} {name}: {docstring}", metadata=metadata)
+
+
+def _from_source() -> Iterator[tuple[str, str, str]]:
+    """Yield name, kind and docstring of what the library's .py files define."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(library.rglob("*.py")):
+        parts = path.relative_to(library).with_suffix("").parts
+        private_module = parts[0].startswith("_") or parts[-1] == "__main__"
+        if private_module or not LEFT_OUT.isdisjoint(parts) or not parts[0].isidentifier():
+            continue
+        # concurrent.futures._base.Future is known as concurrent.futures.Future
+        name = ".".join(part for part in parts if not part.startswith("_"))
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError, OSError):
+            continue  # a sample of what Python must refuse, or a file that may not be read
+        yield from _docstrings(tree, PUBLIC_NAMES.get(name, name), "module")
+
+
+def _docstrings(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str, kind: str
+) -> Iterator[tuple[str, str, str]]:
+    if docstring := ast.get_docstring(node):
+        yield name, kind, docstring
+    if kind in ("function", "method"):
+        return
+    for inner in _definitions(node.body):
+        if not inner.name.startswith("_"):
+            function = "method" if kind == "class" else "function"
+            inner_kind = "class" if isinstance(inner, ast.ClassDef) else function
+            yield from _docstrings(inner, f"{name}.{inner.name}", inner_kind)
+
+
+def _definitions(
+    body: Iterable[ast.stmt],
+) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    for statement in body:
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield statement
+        elif isinstance(statement, ast.If | ast.Try):  # defined where the system or another module allows
+            yield from _definitions(statement.body)
+            yield from _definitions(statement.orelse)
+
+
+def _from_compiled() -> Iterator[tuple[str, str, str]]:
+    """Yield name, kind and docstring of what the modules in COMPILED define."""
+    for module_name in COMPILED:
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError:
+            continue  # not on this system
+        public = PUBLIC_NAMES.get(module_name, module_name.lstrip("_"))
+        for name, thing in sorted(vars(module).items()):
+            if name.startswith("_") or not (inspect.isroutine(thing) or inspect.isclass(thing)):
+                continue
+            path = f"{public}.{name}" if public else name
+            yield path, "class" if inspect.isclass(thing) else "function", _clean_docstring(thing)
+            if inspect.isclass(thing):
+                for member_name, member in sorted(vars(thing).items()):
+                    if not member_name.startswith("_"):
+                        yield f"{path}.{member_name}", "method", _clean_docstring(member)
+
+
+def _clean_docstring(thing: object) -> str:
+    docstring = getattr(thing, "__doc__", None)
+    if not isinstance(docstring, str) or docstring == type(thing).__doc__:  # a plain value has its class's
+        return ""
+    return inspect.cleandoc(docstring)
+
+
+@contextlib.contextmanager
+def _server(data_dir: Path) -> Iterator[str]:
+    """Run a server of our own, with default settings, and yield its address once it is ready."""
+    data_dir = data_dir.resolve()
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(
+            f"{data_dir} can't be made: {error.strerror}.", "Choose another with --data-dir."
+        ) from error
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    # In the data folder and without our settings: a config.yaml or a key of yours is not meant for the demo.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TWOPASS_")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path[1:]])
+    command = [sys.executable, "-m", "server.cli", "serve", "--data-dir", str(data_dir), "--port", str(port)]
+    with tempfile.TemporaryFile() as log, _ended_in_order():
+        process = subprocess.Popen(command, cwd=data_dir, env=environment, stdout=log, stderr=log)
+        try:
+            _wait_until_ready(process, url)
+            yield url
+        except ClientError as error:
+            raise DemoError(f"{error}\nThe end of the server's log:\n{_tail(log)}", error.hint) from error
+        finally:
+            code = _stop(process)
+        if code != 0:
+            raise DemoError(f"The server ended with exit code {code}. The end of its log:\n{_tail(log)}")
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, as Ctrl-C does, so that the server is not left behind."""
+
+    def leave(signum: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    """Raises UnreachableError: the server ended, or isn't ready after START_TIMEOUT_S."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with Client(url) as client:
+        while not client.is_ready():
+            if process.poll() is not None:
+                raise UnreachableError("The demo's server could not start.", "")
+            if time.monotonic() > deadline:
+                raise UnreachableError(f"The demo's server is not ready after {START_TIMEOUT_S:.0f} s.", "")
+            time.sleep(0.1)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """Ask the server to stop and return its exit code."""
+    process.terminate()
+    try:
+        return process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _tail(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").splitlines()
+    return "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:])
+
+
+def _check_folder(client: Client, data_dir: Path) -> None:
+    """Raises DemoError: the folder holds documents, but none of the demo's."""
+    present = client.first_documents(100)
+    if present and not any({"module", "kind"} <= document["metadata"].keys() for document in present):
+        raise DemoError(f"{data_dir} holds other documents.", "Give the demo a folder of its own: --data-dir")
+
+
+def _ask(client: Client, question: str) -> SearchAnswer:
+    return client.search({"query": question, "k": 10, "include": ["text", "metadata", "explain"]})
+
+
+def _print_answer(console: Console, question: str, answer: SearchAnswer) -> None:
+    console.print(Text(question, style="bold"))
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in ("  prefix", "full"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("rank", no_wrap=True)
+    table.add_column("document", no_wrap=True)
+    table.add_column("its first line", no_wrap=True, overflow="ellipsis", style="dim")
+    for hit in answer["hits"][:SHOWN_HITS]:
+        explain = hit["explain"]
+        table.add_row(
+            f"{explain['prefix_score']:.3f}",
+            f"{hit['score']:.3f}",
+            f"{explain['prefix_rank']} → {explain['rank']}",
+            Text(hit["id"]),
+            Text((hit["text"] or "").partition(": ")[2].partition("\n")[0]),
+        )
+    console.print(table)
+    took = answer["timings_ms"]
+    console.print(
+        f"  {took['encode']:.1f} ms encoding, {took['first_pass']:.2f} ms first pass, "
+        f"{took['second_pass']:.2f} ms second pass over {answer['candidates']} candidates\n",
+        style="dim",
+    )
+
+
+def _print_what_next(console: Console, data_dir: Path) -> None:
+    json_header = "-H 'content-type: application/json'"
+    search = f"curl -s http://127.0.0.1:8000/search {json_header} -d"
+    add = f"curl -s http://127.0.0.1:8000/documents {json_header} -d"
+    lines = (
+        "Now you. Serve the same folder (the demo's own server has stopped):",
+        "",
+        f"  TWOPASS_DATA_DIR={shlex.quote(str(data_dir))} make serve      or: twopass serve --data-dir "
+        f"{shlex.quote(str(data_dir))}",
+        "",
+        "and in another terminal search it, add a document of your own, and find that:",
+        "",
+        f'  {search} \'{{"query": "parse command line options", "k": 3}}\'',
+        f'  {add} \'{{"documents": [{{"id": "note", "text": "The shed key hangs behind the clock."}}]}}\'',
+        f'  {search} \'{{"query": "how do I get into the garden house", "k": 1}}\'',
+        "",
+        'or: twopass search "parse command line options" and twopass ingest FOLDER',
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _since(started: float) -> str:
+    return f"{time.monotonic() - started:.1f} s"

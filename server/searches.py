@@ -1,0 +1,127 @@
+"""Answering searches: encode the queries together, ask the store, fetch the documents found."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from index.two_pass import Mode
+from index.vectors import Float32
+from server.catalog import Document
+from server.checks import check_utf8, unit_vector
+from server.encoders.encoder import Encoder
+from server.errors import InputError, NoEncoderError
+from server.settings import IndexSettings
+from server.store import DocumentHit, Found, LocalStore
+
+
+@dataclass(frozen=True)
+class Query:
+    """One search; exactly one of text and vector."""
+
+    text: str | None = None
+    vector: Sequence[float] | None = None
+    k: int = 10
+    mode: Mode = Mode.TWO_PASS
+    oversample: float | None = None  # None: the setting
+    score_threshold: float | None = None
+    with_vectors: bool = False
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document found, with its best passage."""
+
+    document: Document
+    at: DocumentHit
+    rank: int  # from 1
+    vector: Float32 | None  # (dim,), of the passage
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search found and how. Times in seconds; a batch shares its encoding and its passes."""
+
+    hits: list[Hit]
+    found: Found
+    certified: bool
+    encode_s: float
+    fetch_s: float
+    warnings: list[str]
+
+
+class Searches:
+    """Answers searches over a store. Any number of threads at once."""
+
+    def __init__(self, store: LocalStore, encoder: Encoder | None, index: IndexSettings) -> None:
+        self.store = store
+        self.encoder = encoder
+        self.index = index
+
+    def search(self, queries: Sequence[Query]) -> list[Answer]:
+        """Answer searches, encoding their texts together.
+
+        Raises InputError or VectorError (`where` names the search when there are several), EncoderError.
+        """
+        started = time.perf_counter()
+        vectors, warnings = self._query_vectors(queries)
+        encode_s = time.perf_counter() - started
+        found: list[Found | None] = [None] * len(queries)
+        alike: dict[tuple[int, Mode, float], list[int]] = {}
+        for at, query in enumerate(queries):
+            oversample = self.index.oversample if query.oversample is None else query.oversample
+            alike.setdefault((query.k, query.mode, oversample), []).append(at)
+        for (k, mode, oversample), members in alike.items():
+            results = self.store.search(vectors[members], k, mode, oversample, self.index.min_candidates)
+            for at, result in zip(members, results, strict=True):
+                found[at] = result
+        return [
+            self._answer(query, result, encode_s, texts)
+            for query, result, texts in zip(queries, found, warnings, strict=True)
+            if result is not None
+        ]
+
+    def _query_vectors(self, queries: Sequence[Query]) -> tuple[Float32, list[list[str]]]:
+        vectors = np.empty((len(queries), self.store.shape.dim), np.float32)
+        warnings: list[list[str]] = [[] for _ in queries]
+        texts: list[str] = []
+        positions: list[int] = []
+        for at, query in enumerate(queries):
+            where = f"searches[{at}]." if len(queries) > 1 else ""
+            if (query.text is None) == (query.vector is None):
+                raise InputError("a search needs either query or vector", f"{where}query")
+            if query.vector is not None:
+                vectors[at] = unit_vector(query.vector, self.store.shape.dim, f"{where}vector")
+            elif query.text is not None:
+                check_utf8(query.text, f"{where}query")
+                if not query.text.strip():
+                    raise InputError("the query is empty", f"{where}query", "Say what to search for.")
+                if self.encoder is None:
+                    raise NoEncoderError("this server has no model to encode a query", f"{where}query")
+                if not self.encoder.query_fits(query.text):
+                    warnings[at].append(
+                        f"the query is longer than the {self.encoder.fingerprint.max_tokens} tokens that the "
+                        "model reads; its end was not used"
+                    )
+                texts.append(query.text)
+                positions.append(at)
+        if texts and self.encoder is not None:
+            vectors[positions] = self.encoder.encode_queries(texts)
+        return vectors, warnings
+
+    def _answer(self, query: Query, found: Found, encode_s: float, warnings: list[str]) -> Answer:
+        started = time.perf_counter()
+        least = -np.inf if query.score_threshold is None else query.score_threshold
+        at = [hit for hit in found.hits if hit.score >= least]
+        documents = self.store.documents([hit.document for hit in at])
+        vectors: Sequence[Float32 | None] = [None] * len(at)
+        if query.with_vectors:
+            vectors = list(self.store.vectors([hit.row for hit in at]))
+        hits = [
+            Hit(documents[hit.document], hit, rank, vector)
+            for rank, (hit, vector) in enumerate(zip(at, vectors, strict=True), 1)
+            if hit.document in documents
+        ]
+        fetch_s = time.perf_counter() - started
+        return Answer(hits, found, query.mode is Mode.EXACT, encode_s, fetch_s, warnings)

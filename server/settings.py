@@ -1,0 +1,391 @@
+"""Every setting of twopass: a YAML file, then the environment, then the command line; the later one wins.
+
+The only module that reads YAML or the environment. Nothing is read until `load_settings` is called.
+"""
+
+import difflib
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import annotated_types
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+ENVIRONMENT_PREFIX = "TWOPASS_"
+CONFIG_VARIABLE = "TWOPASS_CONFIG"
+DEFAULT_CONFIG_FILE = Path("config.yaml")
+# They begin like settings but are read elsewhere: this module's own file name, and the client commands' two.
+OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "TWOPASS_URL", "TWOPASS_API_KEY"})
+MAX_DIM = 16384  # dimensions; four times the longest embedding in common use
+
+
+class SettingsError(Exception):
+    """The settings can't be used. `problems` holds one sentence for each thing that is wrong."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class _Section(BaseModel):
+    # Inputs are hidden because pydantic would print the api key with the rest of them.
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        str_strip_whitespace=True,
+        use_attribute_docstrings=True,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: object) -> object:
+        if isinstance(value, bool):  # pydantic would read `port: yes` as port 1
+            raise PydanticCustomError("not_a_switch", "true and false are not among its values")
+        return value
+
+
+class ServerSettings(_Section):
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Address to listen on. 127.0.0.1 is reachable from this machine only; 0.0.0.0 from every network it is
+    connected to: set api_key too."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """TCP port to listen on. 0 takes any free one."""
+    api_key: SecretStr = Field(default=SecretStr(""))
+    """Clients must send this as `Authorization: Bearer <key>`. Empty: no key is asked for. Better set in the
+    environment (TWOPASS_SERVER__API_KEY) than in a file."""
+    shutdown_grace_s: int = Field(default=10, ge=0, le=3600)
+    """Seconds that running requests get to finish when the server is told to stop."""
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr) -> SecretStr:
+        if not all("!" <= character <= "~" for character in key.get_secret_value()):
+            raise ValueError(
+                "a key is made of ASCII letters, digits and signs, without spaces or line breaks"
+            )
+        return key
+
+
+class EncoderSettings(_Section):
+    model: str = Field(default="bundled", min_length=1)
+    """The model that turns text into vectors: `bundled` (all-MiniLM-L6-v2, comes with the package), a folder,
+    the name of a sentence-transformers model on the Hugging Face hub (fetched once, into data_dir/models), or
+    `none` (clients bring vectors; set dim)."""
+    dim: int | None = Field(default=None, ge=1, le=MAX_DIM)
+    """Dimensions of the vectors that clients bring. Only with model `none`; a model knows its own."""
+    batch_tokens: int = Field(default=4096, ge=1, le=1_048_576)
+    """Tokens, padding included, that are encoded in one go during ingest. Fewer: a search waits less for the
+    ingest beside it, and ingest takes less memory. More: ingest is a little faster."""
+
+    @field_validator("dim", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value  # an environment variable can't say null
+
+    @model_validator(mode="after")
+    def _dim_belongs_to_none(self) -> "EncoderSettings":
+        if self.model == "none" and self.dim is None:
+            raise ValueError(
+                "encoder.model is 'none', so clients bring the vectors: "
+                "set encoder.dim to their number of dimensions."
+            )
+        if self.model != "none" and self.dim is not None:
+            raise ValueError(
+                f"encoder.dim is {self.dim}, but the model {self.model!r} has its own number of dimensions. "
+                "Remove encoder.dim, or set encoder.model to 'none' if clients bring the vectors."
+            )
+        return self
+
+
+class PassageSettings(_Section):
+    max_tokens: int = Field(default=0, ge=0, le=131_072)
+    """Longest passage in tokens, the model's prompt and special tokens included; longer texts are split. 0:
+    as long as the model can read."""
+    overlap_tokens: int = Field(default=32, ge=0, le=65_536)
+    """Tokens at the end of a passage that the next one of the same text repeats, at most half a passage, so
+    that no sentence loses its context at a border."""
+
+    @model_validator(mode="after")
+    def _overlap_is_a_part(self) -> "PassageSettings":
+        if 0 < self.max_tokens < 2 * self.overlap_tokens:
+            raise ValueError(
+                f"passages.overlap_tokens is {self.overlap_tokens}, more than half of passages.max_tokens, "
+                f"{self.max_tokens}. Lower the first or raise the second."
+            )
+        return self
+
+
+class IndexSettings(_Section):
+    prefix_dim: int = Field(default=256, ge=1, le=MAX_DIM)
+    """Leading dimensions of each vector that are kept in memory for the first pass. At this default, a
+    shorter vector is kept whole; any other number above the vectors' own is an error."""
+    oversample: float = Field(default=8.0, ge=1, le=1000, allow_inf_nan=False)
+    """Candidates that the first pass hands to the second for each hit asked for. More: better recall, more
+    reads from disk."""
+    min_candidates: int = Field(default=80, ge=1, le=100_000)
+    """Candidates that the first pass hands to the second at least."""
+    vector_dtype: Literal["float16", "float32"] = Field(default="float16")
+    """How full vectors are stored: float16 (2 bytes a dimension) or float32 (4 bytes). Holds for data made
+    from now on."""
+    check_on_open: Literal["newest", "all"] = Field(default="newest")
+    """Stored vectors whose checksums are compared at start: the newest blocks, or all of them (reads the
+    whole vector file)."""
+
+    def prefix_dim_for(self, dim: int) -> int:
+        """The prefix length for vectors of `dim` dimensions.
+
+        256 counts as the default wherever it was written: the config.yaml that comes with twopass spells it
+        out, and must mean the same as no file.
+
+        Raises:
+            SettingsError: another prefix_dim than the default is longer than the vectors.
+        """
+        if self.prefix_dim <= dim:
+            return self.prefix_dim
+        if self.prefix_dim == IndexSettings.model_fields["prefix_dim"].default:
+            return dim
+        raise SettingsError(
+            f"index.prefix_dim is {self.prefix_dim}, but the vectors have {dim} dimensions. "
+            f"Set it to a number from 1 to {dim}, or remove it."
+        )
+
+
+class LimitSettings(_Section):
+    body_bytes: int = Field(default=33_554_432, ge=1024, le=4_294_967_296)
+    """Largest request body in bytes; 33554432 is 32 MiB."""
+    documents_per_request: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Most documents that one request may add or delete."""
+    searches_per_batch: int = Field(default=100, ge=1, le=10_000)
+    """Most searches in one POST /search/batch."""
+    k: int = Field(default=1000, ge=1, le=100_000)
+    """Most hits that one search may ask for."""
+    metadata_bytes: int = Field(default=65_536, ge=2, le=16_777_216)
+    """Largest metadata of one document, in bytes of JSON; 65536 is 64 KiB."""
+
+
+class LogSettings(_Section):
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info")
+    """Least severe messages that are logged: debug, info, warning or error."""
+    format: Literal["text", "json"] = Field(default="text")
+    """text: lines for people. json: one JSON object a line, for machines."""
+
+    @field_validator("level", "format", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+
+class Settings(_Section):
+    """All settings, checked and frozen. `Settings()` is the defaults: it reads no file and no environment."""
+
+    data_dir: Path = Field(default=Path("data"))
+    """Folder that holds everything twopass stores; made if missing. Relative to where twopass is started."""
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    encoder: EncoderSettings = Field(default_factory=EncoderSettings)
+    passages: PassageSettings = Field(default_factory=PassageSettings)
+    index: IndexSettings = Field(default_factory=IndexSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _a_real_folder_name(cls, value: object) -> object:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("a folder name can't be empty")
+        return Path(value).expanduser() if isinstance(value, str) else value
+
+
+def load_settings(
+    config_file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    options: Mapping[str, object] | None = None,
+) -> Settings:
+    """Read the settings: config file, then environment, then `options`; the later one wins.
+
+    The file is `config_file`, else the one that TWOPASS_CONFIG names, else ./config.yaml if there is one.
+    `options` are given on the command line, by dotted name: `{"server.port": 9000}`.
+
+    Raises:
+        SettingsError: file missing or not YAML, unknown key, or bad value, with the source, the key and what
+            is valid; all of them at once.
+    """
+    named = config_file or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    layers: list[tuple[dict[str, str], dict[str, object]]] = []  # (source of each key, value of each key)
+    problems: list[str] = []
+    if named is not None or DEFAULT_CONFIG_FILE.exists():
+        path = named or DEFAULT_CONFIG_FILE
+        layers.append(_from_file(path, _read_yaml(path), problems))
+    layers.append(_from_environment(environ, problems))
+    layers.append((dict.fromkeys(options or {}, "the command line"), dict(options or {})))
+    sources = {key: source for names, _ in layers for key, source in names.items()}
+    values = {key: value for _, given in layers for key, value in given.items()}
+    settings = None
+    try:
+        settings = Settings.model_validate(_nested(values))
+    except ValidationError as error:
+        problems += [_bad_value(detail, sources, values) for detail in error.errors()]
+    if settings is None or problems:
+        raise SettingsError(*problems)  # without pydantic's error as its cause: that one holds the api key
+    return settings
+
+
+def setting_fields() -> dict[str, FieldInfo]:
+    """Every setting by its dotted name, such as `server.port`, in the order of config.yaml."""
+    fields: dict[str, FieldInfo] = {}
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
+            fields |= {f"{name}.{option}": inner for option, inner in field.annotation.model_fields.items()}
+        else:
+            fields[name] = field
+    return fields
+
+
+def variable_name(key: str) -> str:
+    """The environment variable of a setting: `server.port` is TWOPASS_SERVER__PORT."""
+    return ENVIRONMENT_PREFIX + key.replace(".", "__").upper()
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key stands once: PyYAML would silently take the last of two."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value} stands there a second time", key_node.start_mark
+                )
+            if isinstance(key_node.value, str):
+                seen.add(key_node.value)
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_StrictLoader)
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{path}: there is no such file. Name another with --config or {CONFIG_VARIABLE}."
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"{path}: can't be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date with 13 months
+        # Neither the snippet nor the cause is passed on: the line may hold the api key. Nor is a detail that
+        # quotes the file, as `'*key'` in "found undefined alias".
+        mark, detail = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        why = f" ({detail})" if detail and "'" not in detail else ""
+        raise SettingsError(
+            f"{path}{where}: is not valid YAML{why}. Check indentation and colons there, and put a value "
+            "that begins with a sign in quotes."
+        ) from None
+
+
+def _from_file(path: Path, content: object, problems: list[str]) -> tuple[dict[str, str], dict[str, object]]:
+    """The file's settings by dotted name; unknown keys and misplaced values are added to `problems`."""
+    known, sections = setting_fields(), _sections()
+    if content is None:
+        return {}, {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: must hold lines like `data_dir: data`, not a {type(content).__name__}.")
+    given: list[tuple[str, object]] = []
+    for name, value in content.items():
+        if name in sections and isinstance(value, dict):
+            given += [(f"{name}.{option}", inner) for option, inner in value.items()]
+        elif name in sections:
+            if value is not None:  # null: a section whose every line is a comment
+                problems.append(f"{path}: {name} is a section; its options go below it, indented.")
+        else:
+            given.append((str(name), value))
+    values: dict[str, object] = {}
+    for key, value in given:
+        if key not in known:
+            nearest = _nearest(key, [*known] if "." in key else [*known, *sections])
+            problems.append(f"{path}: there is no setting {key}. The nearest is {nearest}.")
+        elif key in values:
+            problems.append(f"{path}: {key} stands there twice. Remove one of them.")
+        else:
+            values[key] = value
+    return {key: str(path) for key in values}, values
+
+
+def _from_environment(
+    environ: Mapping[str, str], problems: list[str]
+) -> tuple[dict[str, str], dict[str, object]]:
+    """The environment's settings by dotted name; unknown TWOPASS_ variables are added to `problems`."""
+    keys = {variable_name(key): key for key in setting_fields()}
+    names = [name for name in sorted(environ) if name.upper().startswith(ENVIRONMENT_PREFIX)]
+    for name in names:
+        if name not in keys and name not in OTHER_VARIABLES:
+            nearest = _nearest(name, list(keys))
+            problems.append(f"environment: there is no setting {name}. The nearest is {nearest}.")
+    found = {keys[name]: name for name in names if name in keys}
+    return {key: f"environment variable {name}" for key, name in found.items()}, {
+        key: environ[name] for key, name in found.items()
+    }
+
+
+def _sections() -> list[str]:
+    return list(dict.fromkeys(key.partition(".")[0] for key in setting_fields() if "." in key))
+
+
+def _nearest(key: str, valid: list[str]) -> str:
+    """The most similar of `valid`, by full name or by its last part: `port` means `server.port`."""
+
+    def likeness(candidate: str) -> float:
+        last_part = candidate.replace("__", ".").rpartition(".")[2]
+        wanted = key.removeprefix(ENVIRONMENT_PREFIX) if key.startswith(ENVIRONMENT_PREFIX) else key
+        pairs = ((key, candidate), (wanted, last_part))
+        return max(difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio() for a, b in pairs)
+
+    return max(valid, key=likeness)
+
+
+def _nested(values: Mapping[str, object]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, option = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[option] = value
+    return tree
+
+
+def _bad_value(detail: ErrorDetails, sources: Mapping[str, str], values: Mapping[str, object]) -> str:
+    """One sentence: source, setting, its value, and what is valid."""
+    fields = setting_fields()
+    key = ".".join(str(part) for part in detail["loc"])
+    reason = str(detail.get("ctx", {}).get("error", ""))
+    if key not in fields:  # two options of one section contradict each other; the reason names them
+        given = [source for name, source in sources.items() if name.startswith(key + ".")]
+        return f"{', '.join(dict.fromkeys(given))}: {reason}"
+    shown = "the value (not shown)" if fields[key].annotation is SecretStr else repr(values[key])
+    shown = shown if len(shown) <= 100 else shown[:100] + "…"
+    valid = f"; it takes {_valid_values(fields[key])}" if detail["type"] != "value_error" else f": {reason}"
+    return f"{sources[key]}: {key} can't be {shown}{valid}."
+
+
+def _valid_values(field: FieldInfo) -> str:
+    """What a setting takes, in words."""
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(repr(value) for value in get_args(field.annotation))
+    if field.annotation in (str, SecretStr, Path):
+        return "a text that is not empty (in quotes where YAML would take it for a number)"
+    low = next(m.ge for m in field.metadata if isinstance(m, annotated_types.Ge))
+    high = next(m.le for m in field.metadata if isinstance(m, annotated_types.Le))
+    kind = "a number" if field.annotation is float else "a whole number"
+    return f"{kind} from {low} to {high}"

@@ -1,0 +1,245 @@
+"""Where a collection lives on this machine: catalog and two-pass index, kept in step. Rows stay in here.
+
+The write order: 1 append vectors, 2 make them durable, 3 commit in the catalog, 4 show them to searches; then the
+caller answers. A crash between any two leaves either nothing of the write or all of it.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from index.two_pass import Appended, Hits, Mode, Shape, TwoPassIndex, damaged_rows, pool_size
+from index.vectors import Float32, Rows
+from server.catalog import Catalog, Document, DocumentWrite, Generation, Known, PassageRow, RowSource, Stored
+
+NEWEST_ROWS = 4096
+"""Rows whose checksums are compared at every start: what a crash or power loss can have hurt was written last."""
+
+MAX_TRIES = 5
+"""How often a search whose documents were replaced under it is made again."""
+
+REPAIR_ROWS = 256
+"""Rows encoded again in one go: each go is committed, so a restart continues where it stopped."""
+
+CATALOG_NAME = "catalog.sqlite3"
+
+
+@dataclass(frozen=True)
+class DocumentHit:
+    """A document and its best passage."""
+
+    document: int
+    start: int  # of the passage, in characters
+    end: int
+    row: int
+    score: float
+    prefix_score: float | None  # None in mode exact
+    prefix_rank: int | None  # from 1, among the passages of the first pass; None in mode exact
+
+
+@dataclass(frozen=True)
+class Found:
+    """One query's answer."""
+
+    hits: list[DocumentHit]  # best first, distinct documents
+    candidates: int  # passages ranked
+    rows_read: int  # full vectors read, shared with the other queries of its batch
+    bytes_read: int
+    first_pass_s: float
+    second_pass_s: float
+
+
+@dataclass
+class Damage:
+    """What was found damaged at start and isn't mended yet."""
+
+    rows: set[int] = field(default_factory=set)
+    ids: set[str] = field(
+        default_factory=set
+    )  # documents whose vector the client brought: only it can mend them
+
+
+class LocalStore:
+    """One collection's documents, vectors and both passes, in one folder."""
+
+    def __init__(
+        self, catalog: Catalog, generation: Generation, prefix_dim: int, check_all: bool = False
+    ) -> None:
+        """Open a generation beside its catalog. The caller closes the catalog.
+
+        Raises:
+            PrefixError, DiskFullError, StorageError.
+        """
+        self.catalog = catalog
+        self.folder = catalog.path.parent
+        self.generation = generation.number
+        self.shape = shape_of(generation, prefix_dim)
+        self._write_lock = threading.Lock()
+        rows, checksums = catalog.live_rows(generation.number)
+        is_committed = rows < generation.n_rows  # always, unless the catalog was tampered with
+        rows, checksums = rows[is_committed], checksums[is_committed]
+        first = 0 if check_all else max(0, len(rows) - NEWEST_ROWS)
+        bad = damaged_rows(self.folder, self.shape, rows[first:], checksums[first:])
+        live = np.zeros(generation.n_rows, np.bool_)
+        live[rows] = True
+        live[bad] = False
+        self.damage = Damage(rows=set(bad.tolist()))
+        self.index = TwoPassIndex(self.folder, self.shape, generation.n_rows, live)
+
+    # Writing
+
+    def put(
+        self,
+        documents: Sequence[DocumentWrite],
+        vectors: Float32,
+        new_metadata: Iterable[tuple[str, bytes, str]] = (),
+    ) -> Stored:
+        """Store documents and the unit vectors of their passages, (n_passages, dim), in order. All or nothing.
+
+        Raises:
+            StaleWriteError: a document of new_metadata was changed meanwhile.
+            DiskFullError, StorageError: nothing has changed.
+        """
+        with self._write_lock:
+            appended = self._append(vectors)
+            try:
+                stored = self.catalog.store(
+                    self.generation, documents, new_metadata, appended.first_row, appended.checksums
+                )
+            except BaseException:
+                self.index.discard(appended)
+                raise
+            self.index.publish(appended, stored.removed_rows)
+            self.damage.ids -= {document.id for document in documents}
+            self.damage.rows -= set(stored.removed_rows.tolist())
+        return stored
+
+    def delete(self, ids: Sequence[str]) -> list[str]:
+        """Remove documents; return the ids that existed."""
+        with self._write_lock:
+            found, removed = self.catalog.delete(ids)
+            self.index.publish(None, removed)
+            self.damage.ids -= set(found)
+            self.damage.rows -= set(removed.tolist())
+        return found
+
+    def repair(self, encode: Callable[[list[str]], Float32] | None) -> None:
+        """Encode damaged rows again from their texts, a few hundred at a time.
+
+        Rows whose vector the client brought, or all of them without an encoder, can't be mended here; their
+        documents are named in `damage.ids`.
+        """
+        for start in range(0, len(todo := sorted(self.damage.rows)), REPAIR_ROWS):
+            part = todo[start : start + REPAIR_ROWS]
+            sources = self.catalog.row_sources(self.generation, part)
+            self.damage.ids |= {source.id for source in sources if source.own_vector or encode is None}
+            if encode is not None:
+                mendable = [source for source in sources if not source.own_vector]
+                self._replace(mendable, encode([source.text or "" for source in mendable]))
+
+    def _replace(self, sources: Sequence[RowSource], vectors: Float32) -> None:
+        with self._write_lock:
+            alive = self.catalog.passages_of_rows(self.generation, [source.row for source in sources])
+            keep = [i for i, source in enumerate(sources) if source.row in alive]
+            old = np.array([sources[i].row for i in keep], np.int64)
+            if len(old):
+                appended = self._append(vectors[keep])
+                try:
+                    self.catalog.move_rows(self.generation, old, appended.first_row, appended.checksums)
+                except BaseException:
+                    self.index.discard(appended)
+                    raise
+                self.index.publish(appended, old)
+            self.damage.rows -= {source.row for source in sources}
+
+    def _append(self, vectors: Float32) -> Appended:
+        generation = self.catalog.generation()
+        return self.index.append(vectors, generation.n_rows if generation else 0)
+
+    # Reading
+
+    def search(
+        self, queries: Float32, k: int, mode: Mode, oversample: float, min_candidates: int
+    ) -> list[Found]:
+        """Find each query's k best documents by their best passage.
+
+        A pool whose passages belong to fewer than k documents is widened until there are k or every passage
+        has been ranked.
+
+        Args:
+            queries: (n_queries, dim) float32, unit length.
+        """
+        n_candidates = pool_size(k, oversample, min_candidates, self.index.n_live)
+        answers: dict[int, Found] = {}
+        waiting = np.arange(len(queries))
+        for attempt in itertools.count():
+            hits = self.index.search(queries[waiting], n_candidates, mode)
+            rows = np.unique(hits.rows)
+            passages = self.catalog.passages_of_rows(self.generation, rows[rows >= 0].tolist())
+            is_whole = n_candidates >= self.index.n_live
+            short = []
+            for position, query in enumerate(waiting.tolist()):
+                found, n_gone = _distinct_documents(hits, position, passages, k)
+                answers[query] = Found(
+                    found, int(np.count_nonzero(hits.rows[position] >= 0)), hits.rows_read, hits.bytes_read,
+                    hits.first_pass_s, hits.second_pass_s,
+                )  # fmt: skip
+                if len(found) < k and not (is_whole and (n_gone == 0 or attempt >= MAX_TRIES)):
+                    short.append(query)
+            if not short:
+                break
+            waiting = np.array(short)
+            n_candidates = max(1, min(n_candidates * 8, self.index.n_live))
+        return [answers[query] for query in range(len(queries))]
+
+    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+        """Return what is stored under those ids; documents with damaged vectors are left out, to be written anew."""
+        return {
+            identifier: known
+            for identifier, known in self.catalog.known(ids).items()
+            if identifier not in self.damage.ids
+        }
+
+    def documents(self, numbers: Sequence[int]) -> dict[int, Document]:
+        """Return documents by number."""
+        return self.catalog.documents(numbers)
+
+    def vectors(self, rows: Sequence[int]) -> Float32:
+        """Return full vectors, (n, dim), unit length."""
+        return self.index.read(np.array(rows, np.int64))
+
+    def close(self) -> None:
+        """Wait for a write to end, then close the vectors. No search may be running."""
+        with self._write_lock:
+            self.index.close()
+
+
+def shape_of(generation: Generation, prefix_dim: int) -> Shape:
+    """Return the index's shape for a generation."""
+    return Shape(generation.number, generation.dim, prefix_dim, generation.vector_dtype)
+
+
+def _distinct_documents(
+    hits: Hits, query: int, passages: dict[int, PassageRow], k: int
+) -> tuple[list[DocumentHit], int]:
+    """Keep each document's best passage; also count rows whose passage was replaced since the index was read."""
+    found: dict[int, DocumentHit] = {}
+    rows: Rows = hits.rows[query]
+    n_gone = 0
+    for slot, row in enumerate(rows.tolist()):
+        if row < 0 or len(found) == k:
+            break
+        passage = passages.get(row)
+        if passage is None:
+            n_gone += 1
+        elif passage.document not in found:
+            rank = int(hits.prefix_ranks[query, slot])
+            found[passage.document] = DocumentHit(
+                passage.document, passage.start, passage.end, row, float(hits.scores[query, slot]),
+                float(hits.prefix_scores[query, slot]) if rank >= 0 else None, rank + 1 if rank >= 0 else None,
+            )  # fmt: skip
+    return list(found.values()), n_gone

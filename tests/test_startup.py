@@ -1,0 +1,218 @@
+"""Starting: what is refused, with which words; what goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, environment
+
+BROUGHT = {"encoder__model": "none", "encoder__dim": 16}
+
+
+def start(data_dir, **settings):
+    """Run `twopass serve` until it gives up; return its exit status and what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "server.cli", "serve"],
+        env=environment(data_dir, **settings),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def fill(server, vectors):
+    documents = [{"id": f"{i}", "vector": v.tolist(), "text": f"text {i}"} for i, v in enumerate(vectors)]
+    assert server.http.post("/documents", json={"documents": documents}).status_code == 201
+
+
+def test_a_second_server_on_the_same_data_is_refused_and_the_first_goes_on(tmp_path, serve):
+    with serve(tmp_path, **BROUGHT) as first:
+        status, words = start(tmp_path, **BROUGHT)
+        assert status == 1
+        assert f"another twopass (process {first.process.pid}) is using {tmp_path}" in words
+        assert "TWOPASS_DATA_DIR" in words and "Traceback" not in words
+        assert first.http.get("/readyz").status_code == 200
+        assert first.stop() == 0
+
+
+def test_a_taken_port_is_named(tmp_path, serve):
+    with serve(tmp_path / "a", **BROUGHT) as first:
+        port = first.url.rpartition(":")[2]
+        status, words = start(tmp_path / "b", **BROUGHT, server__port=port)
+        assert status == 1
+        assert f"port {port}" in words and "TWOPASS_SERVER__PORT" in words and "Traceback" not in words
+        first.stop()
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"encoder__dim": 24}, "TWOPASS_ENCODER__MODEL=none TWOPASS_ENCODER__DIM=16"),
+        ({"encoder__model": "bundled", "encoder__dim": ""}, "'none' (16 dimensions)"),
+    ],
+)
+def test_another_model_under_existing_data_is_refused_with_the_way_back(
+    tmp_path, serve, make_vectors, changed, words
+):
+    with serve(tmp_path, **BROUGHT) as server:
+        fill(server, make_vectors(3, 16, seed=1))
+        server.stop()
+    status, said = start(tmp_path, **{**BROUGHT, **changed})
+    assert status == 1 and words in said and "Traceback" not in said
+    with serve(tmp_path, **BROUGHT) as server:
+        assert server.http.get("/stats").json()["documents"] == 3
+        server.stop()
+
+
+def test_a_prefix_longer_than_the_vectors_is_refused(tmp_path):
+    status, words = start(tmp_path, **BROUGHT, index__prefix_dim=17)
+    assert status == 1 and "17" in words and "16" in words and "Traceback" not in words
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"server__prot": 1}, "TWOPASS_SERVER__PORT"),
+        ({"index__oversample": "lots"}, "index.oversample"),
+        ({"encoder__model": "none"}, "encoder.dim"),
+        ({"encoder__model": "/nowhere/model"}, "/nowhere/model"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path, settings, words):
+    status, said = start(tmp_path, **settings)
+    assert status == 1 and words in said and "Traceback" not in said
+
+
+def test_a_catalog_of_a_newer_format_is_left_alone(tmp_path, serve):
+    import sqlite3
+
+    with serve(tmp_path, **BROUGHT) as server:
+        server.stop()
+    path = tmp_path / "collections" / "default" / "catalog.sqlite3"
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE meta SET value = 2 WHERE key = 'format_version'")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    status, words = start(tmp_path, **BROUGHT)
+    assert status == 1 and "format 2" in words and "newer twopass" in words
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all, just text" * 200])
+def test_a_catalog_that_is_none(tmp_path, serve, make_vectors, content):
+    with serve(tmp_path, **BROUGHT) as server:
+        fill(server, make_vectors(3, 16, seed=1))
+        server.stop()
+    (tmp_path / "collections" / "default" / "catalog.sqlite3").write_bytes(content)
+    status, words = start(tmp_path, **BROUGHT)
+    assert status == 1 and "Traceback" not in words
+    assert "catalog" in words and "copy" in words
+
+
+def test_damaged_client_vectors_are_named_and_mended_by_sending_them_again(tmp_path, serve, make_vectors):
+    vectors = make_vectors(50, 16, seed=2)
+    with serve(tmp_path, **BROUGHT) as server:
+        fill(server, vectors)
+        server.stop()
+    path = tmp_path / "collections" / "default" / "vectors-0001.f16"
+    data = bytearray(path.read_bytes())
+    data[7 * 32 + 3] ^= 0x40
+    path.write_bytes(data[:-40])  # row 7 flipped, rows 48 and 49 cut off
+    with serve(tmp_path, **BROUGHT) as server:
+        assert server.http.get("/readyz").json() == {"status": "degraded"}
+        damage = server.http.get("/stats").json()["damage"]
+        assert damage == {"rows": 3, "documents": 3, "ids": ["48", "49", "7"]}
+        warning = next(line for line in server.log if line["level"] == "warning")
+        assert warning["ids"] == ["48", "49", "7"]
+        hits = server.http.post("/search", json={"vector": vectors[7].tolist(), "k": 50}).json()["hits"]
+        assert len(hits) == 47 and "7" not in [hit["id"] for hit in hits]
+        assert server.http.get("/documents/7").json()["text"] == "text 7"
+        fill(server, vectors)  # the same documents again: only the damaged ones are written
+        assert server.http.get("/readyz").json() == {"status": "ok"}
+        assert server.http.get("/stats").json()["tombstones"] == 3
+        hits = server.http.post("/search", json={"vector": vectors[7].tolist(), "k": 50}).json()["hits"]
+        assert len(hits) == 50 and hits[0]["id"] == "7"
+        server.stop()
+
+
+def test_damaged_texts_are_encoded_again_at_start(tmp_path, serve):
+    sentences = [f"The {animal} eats {food}." for animal in ("cat", "dog", "cow") for food in ("hay", "fish")]
+    documents = [{"id": each, "text": each} for each in sentences]
+    with serve(tmp_path) as server:
+        server.http.post("/documents", json={"documents": documents})
+        before = server.http.post("/search", json={"query": "a cow and its hay", "k": 6}).json()["hits"]
+        server.stop()
+    path = tmp_path / "collections" / "default" / "vectors-0001.f16"
+    good = path.read_bytes()
+    path.write_bytes(good[: 2 * 768] + bytes(768) + good[3 * 768 : -100])
+    with serve(tmp_path) as server:
+        while server.http.get("/readyz").json()["status"] != "ok":
+            pass
+        after = server.http.post("/search", json={"query": "a cow and its hay", "k": 6}).json()["hits"]
+        assert [hit["id"] for hit in after] == [hit["id"] for hit in before]
+        np.testing.assert_allclose([h["score"] for h in after], [h["score"] for h in before], atol=1e-3)
+        assert server.http.get("/stats").json()["damage"] == {"rows": 0, "documents": 0, "ids": []}
+        server.stop()
+
+
+def test_damage_among_older_rows_is_found_when_asked(tmp_path, serve, make_vectors):
+    vectors = make_vectors(5000, 16, seed=3)
+    with serve(tmp_path, **BROUGHT) as server:
+        fill(server, vectors)
+        server.stop()
+    path = tmp_path / "collections" / "default" / "vectors-0001.f16"
+    data = bytearray(path.read_bytes())
+    data[5] ^= 1
+    path.write_bytes(data)
+    for check, status in (("newest", "ok"), ("all", "degraded")):
+        with serve(tmp_path, **BROUGHT, index__check_on_open=check) as server:
+            assert server.http.get("/readyz").json() == {"status": status}
+            server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_data_directory_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    status, words = start(tmp_path, **BROUGHT)
+    assert status == 1 and "Permission denied" in words and "Traceback" not in words
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_of_an_ingest_ends_cleanly_with_nothing_half_stored(tmp_path, serve, how):
+    import threading
+
+    import httpx
+
+    texts = [f"Sentence number {i} about something else than sentence {i + 1}. " * 12 for i in range(600)]
+    documents = [{"id": str(i), "text": text} for i, text in enumerate(texts)]
+    answers = []
+    with serve(tmp_path) as server:
+        server.http.post("/documents", json={"documents": [{"id": "first", "text": "kept"}]})
+        ingest = threading.Thread(
+            target=lambda: answers.append(
+                httpx.post(f"{server.url}/documents", json={"documents": documents}, timeout=120)
+            )
+        )
+        ingest.start()
+        while server.http.post("/search", json={"query": "kept"}).json()["timings_ms"]["encode"] < 0:
+            pass
+        assert server.stop(how) == 0
+        ingest.join()
+    (answer,) = answers
+    with serve(tmp_path) as server:
+        stored = server.http.get("/stats").json()["documents"]
+        if answer.status_code == 201:  # it was quicker than the signal
+            assert stored == 601
+        else:
+            assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
+            assert answer.headers["retry-after"]
+            assert stored == 1
+        server.stop()
