@@ -33,13 +33,12 @@ def exact_search(
         is_live = np.unpackbits(live[first_row // 8 :], count=first_row % 8 + len(block), bitorder="little")[
             first_row % 8 :
         ].view(np.bool_)
-        live_rows = np.flatnonzero(is_live)  # (m_live,), within the block
-        quick_scores = queries @ block[is_live].T  # (n_queries, m_live)
+        quick_scores = np.where(is_live, queries @ block.T, -np.inf)  # (n_queries, m)
         for query, quick in enumerate(quick_scores):
             worst_kept = scores[query, -1]
             if len(quick) > n_hits:
                 worst_kept = max(worst_kept, np.partition(quick, -n_hits)[-n_hits])
-            promising = live_rows[quick >= worst_kept - ROUNDING]
+            promising = np.flatnonzero((quick >= worst_kept - ROUNDING) & is_live)
             all_rows = np.concatenate([rows[query], first_row + promising])
             all_scores = np.concatenate([scores[query], score(block[promising], queries[query])])
             order = order_by_score(all_scores, all_rows)[:n_hits]

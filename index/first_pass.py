@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from index import durable
 from index.errors import IndexFault
-from index.vector_file import VectorMap
+from index.vector_file import VectorView
 from index.vectors import Float32, Rows, prefixes
 
 SEGMENT_ROWS = 32_768
@@ -136,7 +136,7 @@ class FirstPass:
         self._n_tail = 0
         self._live: NDArray[np.uint8] = np.zeros(0, np.uint8)
 
-    def load(self, vectors: VectorMap, live: NDArray[np.bool_]) -> PrefixSnapshot:
+    def load(self, vectors: VectorView, live: NDArray[np.bool_]) -> PrefixSnapshot:
         """Take every committed row: sealed segments from their files, or anew from the vectors.
 
         Args:
@@ -222,7 +222,7 @@ class FirstPass:
     def _segment_path(self, first_row: int) -> Path:
         return self.folder / f"{self._stem}{first_row // SEGMENT_ROWS:06d}.faiss"
 
-    def _open_segment(self, first_row: int, vectors: VectorMap, live: NDArray[np.bool_]) -> Segment | None:
+    def _open_segment(self, first_row: int, vectors: VectorView, live: NDArray[np.bool_]) -> Segment | None:
         """Map a segment file, or return None where it must be made anew."""
         segment = read_segment(self._segment_path(first_row), first_row, self.prefix_dim)
         if segment is None:
@@ -234,7 +234,7 @@ class FirstPass:
         expected = prefixes(vectors.gather(sample), self.prefix_dim)
         return segment if np.array_equal(segment_prefixes(segment, sample), expected) else None
 
-    def _prefix_blocks(self, vectors: VectorMap, first_row: int, end_row: int) -> Iterator[Float32]:
+    def _prefix_blocks(self, vectors: VectorView, first_row: int, end_row: int) -> Iterator[Float32]:
         """Yield the prefixes of a range of rows, zeros for rows that the vector file doesn't have."""
         for _, block in vectors.blocks(first_row, end_row):
             # Damaged rows can hold NaN; they aren't live, and faiss must not meet them.
@@ -262,7 +262,7 @@ def segment_prefixes(segment: Segment, rows: Rows) -> Float32:
     return stored
 
 
-def stale_segments(folder: Path, generation: int, vectors: VectorMap, rows: Rows) -> list[Path]:
+def stale_segments(folder: Path, generation: int, vectors: VectorView, rows: Rows) -> list[Path]:
     """Return the segment files of a generation that don't hold the prefixes of its vectors.
 
     Args:
@@ -272,7 +272,7 @@ def stale_segments(folder: Path, generation: int, vectors: VectorMap, rows: Rows
     return [path for path in paths if not _agrees(path, vectors, rows)]
 
 
-def _agrees(path: Path, vectors: VectorMap, rows: Rows) -> bool:
+def _agrees(path: Path, vectors: VectorView, rows: Rows) -> bool:
     name = re.fullmatch(r"first-pass-\d{4}-flat(\d+)-(\d{6})", path.stem)
     if name is None or int(name[1]) > vectors.dim:
         return False

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from index.errors import StorageError
 from index.evaluation import exact_search
 from index.first_pass import FirstPass, PrefixSnapshot, stale_segments
-from index.vector_file import SUFFIXES, VectorFile, VectorMap, row_checksums
+from index.vector_file import SUFFIXES, VectorFile, VectorView, row_checksums
 from index.vectors import Float32, Rows, check_prefix_dim, normalise, order_by_score, prefixes, score
 
 
@@ -71,7 +71,7 @@ class _View:
     """What one search sees of prefixes and vectors; replaced as a whole when rows come or go."""
 
     prefixes: PrefixSnapshot
-    vectors: VectorMap
+    vectors: VectorView
 
 
 def pool_size(k: int, oversample: float, min_candidates: int, n_rows: int) -> int:
@@ -102,7 +102,7 @@ class TwoPassIndex:
         n_present = min(n_rows, self._file.n_whole_rows)
         live = live.copy()
         live[n_present:] = False
-        vectors = self._file.map(n_present)
+        vectors = self._file.view(n_present)
         self._first_pass = FirstPass(folder, shape.generation, shape.prefix_dim)
         self._view = _View(self._first_pass.load(vectors, live), vectors)
 
@@ -134,7 +134,7 @@ class TwoPassIndex:
         vectors = self._view.vectors
         if appended is not None and len(appended.stored):
             self._first_pass.add(appended.stored.astype(np.float32))
-            vectors = self._file.map(self._first_pass.n_rows)
+            vectors = self._file.view(self._first_pass.n_rows)
         if len(removed):
             self._first_pass.mask(removed)
         self._view = _View(self._first_pass.snapshot(), vectors)
@@ -190,12 +190,8 @@ class TwoPassIndex:
         """Bytes that the first pass wants in memory."""
         return self._view.prefixes.ram_bytes
 
-    def close(self) -> None:
-        """Close the vector file. No search may be running."""
-        self._file.close()
-
     @staticmethod
-    def _rescore(vectors: VectorMap, queries: Float32, pool: Rows) -> Float32:
+    def _rescore(vectors: VectorView, queries: Float32, pool: Rows) -> Float32:
         """Score each query's pool by full vectors: (n_queries, n_candidates), -inf for empty slots."""
         scores = np.full(pool.shape, -np.inf, np.float32)
         for query, candidates in enumerate(pool):
@@ -231,13 +227,12 @@ def damaged_rows(folder: Path, shape: Shape, rows: Rows, checksums: NDArray[np.u
     path = vector_path(folder, shape)
     if not len(rows) or not path.exists():
         return rows
-    with VectorFile(path, shape.dim, shape.vector_dtype, read_only=True) as file:
-        n_present = file.n_whole_rows
-        is_good = np.zeros(len(rows), np.bool_)
-        for first_row, block in file.map(n_present).stored_blocks(int(rows[0]), int(rows[-1]) + 1):
-            here = slice(*np.searchsorted(rows, [first_row, first_row + len(block)]))
-            stored = block[rows[here] - first_row]
-            is_good[here] = np.array(row_checksums(stored), np.uint32) == checksums[here]
+    file = VectorFile(path, shape.dim, shape.vector_dtype, read_only=True)
+    is_good = np.zeros(len(rows), np.bool_)
+    for first_row, block in file.view(file.n_whole_rows).stored_blocks(int(rows[0]), int(rows[-1]) + 1):
+        here = slice(*np.searchsorted(rows, [first_row, first_row + len(block)]))
+        stored = block[rows[here] - first_row]
+        is_good[here] = np.array(row_checksums(stored), np.uint32) == checksums[here]
     return rows[~is_good]
 
 
@@ -249,6 +244,5 @@ def stale_prefix_files(folder: Path, shape: Shape, rows: Rows) -> list[Path]:
     """
     if not vector_path(folder, shape).exists():
         return []
-    with VectorFile(vector_path(folder, shape), shape.dim, shape.vector_dtype, read_only=True) as file:
-        vectors = file.map(file.n_whole_rows)
-        return stale_segments(folder, shape.generation, vectors, rows)
+    file = VectorFile(vector_path(folder, shape), shape.dim, shape.vector_dtype, read_only=True)
+    return stale_segments(folder, shape.generation, file.view(file.n_whole_rows), rows)

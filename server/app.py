@@ -26,9 +26,9 @@ from server.encoders.fingerprint import Fingerprint
 from server.encoders.loading import load_encoder
 from server.errors import CatalogDamagedError, ModelChangedError, ServiceError, StartupError, answer_for
 from server.logs import start_logging
+from server.memory import keep_memory_small
 from server.settings import Settings, SettingsError
 from server.store import CATALOG_NAME, LocalStore
-
 
 BACKLOG = 2048  # connections that may wait to be taken; uvicorn's own default
 
@@ -110,6 +110,7 @@ def serve(settings: Settings) -> int:
     Raises:
         StartupError: it could not start; the text and the hint say why and what to do.
     """
+    keep_memory_small()
     start_logging(settings.log)
     log = structlog.get_logger()
     with contextlib.ExitStack() as stack:

@@ -1,7 +1,5 @@
 """Checks on what clients send, shared by ingest and search."""
 
-from collections.abc import Sequence
-
 from index.errors import VectorError
 from index.vectors import Float32, check_vectors, normalise
 from server.errors import BadVectorError, InputError
@@ -17,10 +15,10 @@ def check_utf8(text: str, where: str) -> bytes:
         ) from error
 
 
-def unit_vector(vector: Sequence[float], dim: int, where: str) -> Float32:
+def unit_vector(vector: Float32, dim: int, where: str) -> Float32:
     """Check and normalise one client's vector: (dim,) float32."""
     try:
-        unit: Float32 = normalise(check_vectors([vector], dim))[0]
+        unit: Float32 = normalise(check_vectors(vector[None], dim))[0]
     except VectorError as error:
         raise BadVectorError(str(error), where) from error
     return unit

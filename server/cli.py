@@ -157,6 +157,10 @@ def ingest(
     found = find_sources(paths, skips.add, base)
     started = time.monotonic()
     code = 0
+    if not found.sources:
+        typer.echo("There is nothing to ingest.")
+        _print_skips(skips, report, found)
+        raise typer.Exit(INCOMPLETE)
     try:
         with _connected(url, api_key) as client, progress(count_documents(found.sources)) as on_done:
 
@@ -164,14 +168,15 @@ def ingest(
                 skips.add(skipped)
                 on_done(1)
 
-            send(client, read_sources(found.sources, on_skip), report, on_done)
+            send(client, read_sources(found.sources, on_skip), report, on_done, _wait_for_server)
     except KeyboardInterrupt:
         code = INTERRUPTED
         typer.echo("Interrupted. The same command goes on where it stopped: what is stored is skipped.")
     except typer.Exit as stopped:
         code = stopped.exit_code
     if report.stored or code != FAILED:
-        _print_summary(report, skips, found, time.monotonic() - started)
+        _print_stored(report, time.monotonic() - started)
+        _print_skips(skips, report, found)
     raise typer.Exit(code or (INCOMPLETE if skips.count or report.refused.count else 0))
 
 
@@ -309,9 +314,10 @@ def progress(total: int | None) -> Iterator[Callable[[int], None]]:
         seconds = max(time.monotonic() - started, 1e-3)
         parts = [f"{done:,} of {total:,} documents" if total is not None else f"{done:,} documents"]
         if done:
-            parts.append(f"{done / seconds:,.0f}/s")
+            rate = done / seconds
+            parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
             if total is not None and done < total:
-                parts.append(f"{_duration((total - done) * seconds / done)} left")
+                parts.append(f"{_duration((total - done) / rate)} left")
         return " · ".join(parts)
 
     with contextlib.ExitStack() as stack:
@@ -373,13 +379,21 @@ def _fail(message: str, hint: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _print_summary(report: "IngestReport", skips: "Skips", found: "Found", seconds: float) -> None:
+def _wait_for_server(seconds: float) -> None:
+    typer.echo(f"The server is busy or away; trying again in {_duration(seconds)}.", err=True)
+    time.sleep(seconds)
+
+
+def _print_stored(report: "IngestReport", seconds: float) -> None:
     typer.echo(
         f"{counted(report.stored, 'document')} stored: {report.created:,} new, {report.updated:,} updated, "
         f"{report.unchanged:,} unchanged ({counted(report.passages, 'passage')}) in {_duration(seconds)}."
     )
     for warning in dict.fromkeys(report.warnings):
         typer.echo(f"Note: {plain(warning)}")
+
+
+def _print_skips(skips: "Skips", report: "IngestReport", found: "Found") -> None:
     for what, some in (("Skipped", skips), ("Refused by the server", report.refused)):
         if some.count:
             typer.echo(f"{what}: {some.count:,}")

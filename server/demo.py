@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import inspect
 import itertools
+import json
 import os
 import shlex
 import signal
@@ -22,10 +23,18 @@ from types import FrameType
 from typing import IO, NoReturn
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from server.client import Client, ClientError, IngestReport, SearchAnswer, UnreachableError, ingest
+from server.client import (
+    DEFAULT_URL,
+    Client,
+    ClientError,
+    IngestReport,
+    RefusedError,
+    SearchAnswer,
+    UnreachableError,
+    ingest,
+)
 from server.readers import Document
 
 QUESTIONS = (
@@ -42,7 +51,7 @@ STOP_TIMEOUT_S = 30.0
 LOG_TAIL_LINES = 15
 
 MIN_CHARACTERS = 40  # a shorter docstring says little more than its name
-OPENING_CHARACTERS = 400  # of a longer docstring its first paragraphs, to keep the demo short
+OPENING_CHARACTERS = 300  # of a longer docstring its first paragraphs, to keep the demo short
 MAX_NAME_PARTS = 3  # zipfile.ZipFile.extractall is in, asyncio.base_events.BaseEventLoop.time is not
 
 # What isn't the library's documentation (tests, programs, data), and modules that newer Pythons have dropped.
@@ -110,10 +119,12 @@ def run(
             )
         console.print(
             f"Stored      {report.created:,} new, {report.updated:,} updated, {report.unchanged:,} unchanged "
-            f"({_since(started)})\n\n"
-            f"Below, prefix is the score of the first {info['prefix_dim']} of {info['dim']} dimensions, all that "
-            "the first pass sees;\nfull that of all of them, read from disk for the candidates only; rank the "
-            "place before → after.\n"
+            f"({_since(started)})\n"
+        )
+        console.print(
+            f"The first pass ranks everything by the first {info['prefix_dim']} of {info['dim']} dimensions "
+            "(prefix); the second reads the best candidates' full vectors from disk and ranks those again "
+            "(full). Rank: before → after.\n"
         )
         for question in QUESTIONS:
             _print_answer(console, question, _ask(client, question))
@@ -141,13 +152,16 @@ def collect_docstrings(modules: Container[str] | None = None) -> list[Document]:
 
 
 def _opening(docstring: str) -> str:
-    """Return the paragraphs that fit OPENING_CHARACTERS together, at least the first."""
-    opening, *others = docstring.split("\n\n")
-    for paragraph in others:
-        if len(opening) + len(paragraph) > OPENING_CHARACTERS:
+    """Return the first paragraphs: what fits OPENING_CHARACTERS, but never so few as to say nothing."""
+    kept: list[str] = []
+    for paragraph in docstring.split("\n\n"):
+        n_kept = sum(map(len, kept))
+        if n_kept >= MIN_CHARACTERS and n_kept + len(paragraph) > OPENING_CHARACTERS:
             break
-        opening += f"\n\n{paragraph}"
-    return opening
+        kept.append(paragraph)
+    while len(kept) > 1 and kept[-1].endswith(":"):
+        kept.pop()  # "Examples:", which are left out
+    return "\n\n".join(kept)
 
 
 def _document(name: str, kind: str, docstring: str) -> Document:
@@ -161,11 +175,12 @@ def _from_source() -> Iterator[tuple[str, str, str]]:
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).with_suffix("").parts
-        private_module = parts[0].startswith("_") or parts[-1] == "__main__"
-        if private_module or not LEFT_OUT.isdisjoint(parts) or not parts[0].isidentifier():
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        if not parts or not all(part.isidentifier() and not part.startswith("_") for part in parts):
+            continue  # private, or not a package (config-3.11-…)
+        if not LEFT_OUT.isdisjoint(parts):
             continue
-        # concurrent.futures._base.Future is known as concurrent.futures.Future
-        name = ".".join(part for part in parts if not part.startswith("_"))
+        name = ".".join(parts)
         try:
             with warnings.catch_warnings(action="ignore"):
                 tree = ast.parse(path.read_bytes())
@@ -247,7 +262,8 @@ def _server(data_dir: Path) -> Iterator[str]:
             _wait_until_ready(process, url)
             yield url
         except ClientError as error:
-            raise DemoError(f"{error}\nThe end of the server's log:\n{_tail(log)}", error.hint) from error
+            hint = error.hint if isinstance(error, RefusedError) else ""  # a dead server's log says more
+            raise DemoError(f"{error}\nThe end of the server's log:\n{_tail(log)}", hint) from error
         finally:
             code = _stop(process)
         if code != 0:
@@ -315,23 +331,17 @@ def _ask(client: Client, question: str) -> SearchAnswer:
 
 
 def _print_answer(console: Console, question: str, answer: SearchAnswer) -> None:
+    hits = answer["hits"][:SHOWN_HITS]
+    ids_width = max((len(hit["id"]) for hit in hits), default=0)
     console.print(Text(question, style="bold"))
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("  prefix", "full"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("rank", no_wrap=True)
-    table.add_column("document", no_wrap=True)
-    table.add_column("its first line", no_wrap=True, overflow="ellipsis", style="dim")
-    for hit in answer["hits"][:SHOWN_HITS]:
+    console.print("  prefix    full      rank", style="dim")
+    for hit in hits:
         explain = hit["explain"]
-        table.add_row(
-            f"{explain['prefix_score']:.3f}",
-            f"{hit['score']:.3f}",
-            f"{explain['prefix_rank']} → {explain['rank']}",
-            Text(hit["id"]),
-            Text((hit["text"] or "").partition(": ")[2].partition("\n")[0]),
-        )
-    console.print(table)
+        row = Text(f"   {explain['prefix_score']:.3f}   {hit['score']:.3f}")
+        row.append(f"  {explain['prefix_rank']:>3} → {explain['rank']:<3}  {hit['id']:<{ids_width}}  ")
+        row.append(" ".join((hit["text"] or "").partition(": ")[2].split()), style="dim")
+        row.truncate(console.width, overflow="ellipsis")
+        console.print(row)
     took = answer["timings_ms"]
     console.print(
         f"  {took['encode']:.1f} ms encoding, {took['first_pass']:.2f} ms first pass, "
@@ -341,25 +351,30 @@ def _print_answer(console: Console, question: str, answer: SearchAnswer) -> None
 
 
 def _print_what_next(console: Console, data_dir: Path) -> None:
-    json_header = "-H 'content-type: application/json'"
-    search = f"curl -s http://127.0.0.1:8000/search {json_header} -d"
-    add = f"curl -s http://127.0.0.1:8000/documents {json_header} -d"
+    folder = shlex.quote(str(data_dir))
+    question = {"query": "parse command line options", "k": 3}
+    note = {"id": "note", "text": "The spare key to the garden shed is under the flower pot."}
     lines = (
         "Now you. Serve the same folder (the demo's own server has stopped):",
         "",
-        f"  TWOPASS_DATA_DIR={shlex.quote(str(data_dir))} make serve      or: twopass serve --data-dir "
-        f"{shlex.quote(str(data_dir))}",
+        f"  TWOPASS_DATA_DIR={folder} make serve",
+        f"  twopass serve --data-dir {folder}      (the same, where twopass is installed)",
         "",
-        "and in another terminal search it, add a document of your own, and find that:",
+        "and in another terminal search it, add a document of your own, and find that by other words:",
         "",
-        f'  {search} \'{{"query": "parse command line options", "k": 3}}\'',
-        f'  {add} \'{{"documents": [{{"id": "note", "text": "The shed key hangs behind the clock."}}]}}\'',
-        f'  {search} \'{{"query": "how do I get into the garden house", "k": 1}}\'',
+        f"  {_curl('/search', question)}",
+        f"  {_curl('/documents', {'documents': [note]})}",
+        f"  {_curl('/search', {'query': 'how do I open the garden house', 'k': 1})}",
         "",
         'or: twopass search "parse command line options" and twopass ingest FOLDER',
     )
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
+
+
+def _curl(path: str, body: dict[str, object]) -> str:
+    header = "-H 'content-type: application/json'"
+    return f"curl -s {DEFAULT_URL}{path} {header} -d {shlex.quote(json.dumps(body))}"
 
 
 def _since(started: float) -> str:

@@ -35,7 +35,7 @@ class NewDocument:
     id: str | None
     text: str | None
     metadata: dict[str, Any]
-    vector: Sequence[float] | None
+    vector: Float32 | None  # (dim,), any length other than zero
 
 
 @dataclass(frozen=True)

@@ -134,12 +134,9 @@ def find_sources(paths: Iterable[str | Path], on_skip: OnSkip, base: Path | None
         if str(given) == STANDARD_INPUT:
             _take(None, "stdin", found, seen)
             continue
-        top = Path(given).resolve()
-        if not top.is_dir():
-            _take_file(top, base, found, seen, on_skip)
-            continue
-        for path in _walk(top, found.other_kinds, on_skip):
-            _take_file(path.resolve(), base, found, seen, on_skip)
+        inside = _walk(Path(given), found.other_kinds, on_skip) if Path(given).is_dir() else [Path(given)]
+        for path in inside:
+            _take_file(path, base, found, seen, on_skip)
     return found
 
 
@@ -204,14 +201,19 @@ def _walk(folder: Path, other_kinds: Counter[str], on_skip: OnSkip) -> Iterator[
 
 def _take_file(path: Path, base: Path | None, found: Found, seen: set[str], on_skip: OnSkip) -> None:
     try:
-        identifier = path.relative_to(base.resolve() if base else path.anchor).as_posix()
+        real = path.resolve(strict=True)
+        identifier = real.relative_to(base.resolve() if base else real.anchor).as_posix()
         identifier.encode()
     except UnicodeEncodeError:
         on_skip(Skipped(ascii(str(path)), "its name is not UTF-8; rename it"))
     except ValueError:
         on_skip(Skipped(str(path), f"is not below the base folder {base}"))
+    except OSError as error:
+        on_skip(Skipped(str(path), _why(error)))
+    except RuntimeError:
+        on_skip(Skipped(str(path), "is a link that leads back to itself"))
     else:
-        _take(path, _short_id(identifier), found, seen)
+        _take(real, _short_id(identifier), found, seen)
 
 
 def _take(path: Path | None, identifier: str, found: Found, seen: set[str]) -> None:
@@ -364,7 +366,7 @@ def _content_id(document: Document) -> str:
 def _parse_line(line: bytes) -> Document:
     """Return the document of one line of JSON. Raises _UnreadableError."""
     try:
-        fields = json.loads(_decode(line), parse_constant=_no_number)
+        fields = json.loads(_decode(line.rstrip(b"\r\n")), parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise _UnreadableError(f"is not JSON: {error.msg.lower()} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; a thousand brackets

@@ -21,7 +21,7 @@ class Query:
     """One search; exactly one of text and vector."""
 
     text: str | None = None
-    vector: Sequence[float] | None = None
+    vector: Float32 | None = None  # (dim,), any length other than zero
     k: int = 10
     mode: Mode = Mode.TWO_PASS
     oversample: float | None = None  # None: the setting

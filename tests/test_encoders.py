@@ -457,10 +457,14 @@ def test_sixteen_threads_of_searches_beside_an_ingest_get_the_vectors_of_one_thr
     documents = [f"Note {number}: " + "the tide came in. " * (number % 20) for number in range(30)]
     expected_queries = np.concatenate([encoder.encode_queries([query]) for query in queries])
     expected_documents = np.concatenate([encoder.encode_documents([document]) for document in documents])
+    long_text = " ".join(documents)
+    expected_spans = encoder.split(long_text)
     start = threading.Barrier(17)
 
     def search(thread: int):
         start.wait(30)
+        assert encoder.split(long_text) == expected_spans
+        assert encoder.query_fits("noon " * 254) and not encoder.query_fits("noon " * 255)
         return [encoder.encode_queries([queries[at]])[0] for at in range(thread, 64, 16)]
 
     def ingest():

@@ -79,11 +79,6 @@ def splitter(tokenizer) -> PassageSplitter:
     return PassageSplitter(counter_of(tokenizer, PROMPT), MAX_TOKENS, OVERLAP)
 
 
-@pytest.fixture(scope="module")
-def counter(tokenizer) -> TokenCounter:
-    return counter_of(tokenizer, PROMPT)
-
-
 def check_promises(splitter: PassageSplitter, counter: TokenCounter, text: str) -> None:
     spans = splitter.split(text)
     assert spans
@@ -123,8 +118,9 @@ PIECES = st.one_of(
 
 
 @pytest.fixture(scope="module", params=[wordpiece, byte_pairs, unigrams])
-def any_counter(request) -> TokenCounter:
-    return counter_of(request.param(), PROMPT)
+def any_model(request) -> tuple[PassageSplitter, TokenCounter]:
+    counter = counter_of(request.param(), PROMPT)
+    return PassageSplitter(counter, MAX_TOKENS, OVERLAP), counter
 
 
 @settings(deadline=None, max_examples=200)
@@ -137,8 +133,8 @@ def any_counter(request) -> TokenCounter:
 @example("e" + "\u0301" * 3000)
 @example("." * 3000)
 @example("a\r\n" * 400)
-def test_every_character_is_covered_and_every_passage_fits(any_counter, text):
-    check_promises(PassageSplitter(any_counter, MAX_TOKENS, OVERLAP), any_counter, text)
+def test_every_character_is_covered_and_every_passage_fits(any_model, text):
+    check_promises(*any_model, text)
 
 
 def test_a_prompt_that_runs_into_the_text_makes_no_passage_too_long(tokenizer):

@@ -91,7 +91,7 @@ def test_the_defaults_are_those_of_the_design():
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8000)
     assert settings.server.api_key.get_secret_value() == ""
     assert settings.server.shutdown_grace_s == 10
-    assert settings.encoder == EncoderSettings(model="bundled", dim=None, batch_tokens=4096)
+    assert settings.encoder == EncoderSettings(model="bundled", dim=None, batch_tokens=1024)
     assert settings.passages == PassageSettings(max_tokens=0, overlap_tokens=32)
     assert (settings.index.prefix_dim, settings.index.oversample) == (256, 8.0)
     assert (settings.index.min_candidates, settings.index.vector_dtype) == (80, "float16")

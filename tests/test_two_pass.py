@@ -70,11 +70,9 @@ def test_all_modes_agree_with_numpy_before_and_after_reopening(tmp_path, make_ve
     for part in np.split(vectors, [1, 63, 64, 65, 200]):
         add(index, part)
     check_against_reference(index, vectors, queries, shape, np.arange(300))
-    index.close()
     assert len(list(tmp_path.glob("first-pass-*.faiss"))) == 4
     index = open_index(tmp_path, shape, 300)
     check_against_reference(index, vectors, queries, shape, np.arange(300))
-    index.close()
 
 
 def test_removed_rows_are_never_found_and_others_take_their_place(tmp_path, make_vectors, shape):
@@ -87,11 +85,9 @@ def test_removed_rows_are_never_found_and_others_take_their_place(tmp_path, make
     rows = np.setdiff1d(np.arange(300), dead)
     assert (index.n_rows, index.n_live) == (300, len(rows))
     check_against_reference(index, vectors, queries, shape, rows)
-    index.close()
     assert np.isin(dead, before.rows).any()  # they would have been found
     index = open_index(tmp_path, shape, 300, dead)
     check_against_reference(index, vectors, queries, shape, rows)
-    index.close()
 
 
 def test_a_view_taken_before_a_change_still_answers_as_before(tmp_path, make_vectors, shape):
@@ -104,7 +100,6 @@ def test_a_view_taken_before_a_change_still_answers_as_before(tmp_path, make_vec
     again = view.prefixes.search(normalise(queries[:, :PREFIX]), 10)
     np.testing.assert_array_equal(again.rows, answer.rows)
     assert not np.isin(index.search(queries[:1], 10).rows, answer.rows[0]).any()
-    index.close()
 
 
 def test_fewer_rows_than_asked_for_leave_empty_slots(tmp_path, make_vectors, shape):
@@ -119,7 +114,6 @@ def test_fewer_rows_than_asked_for_leave_empty_slots(tmp_path, make_vectors, sha
         hits = index.search(queries, 5, mode)
         assert sorted(hits.rows[0].tolist()) == [-1, -1, 0, 1, 2]
         assert np.isneginf(hits.scores[:, 3:]).all() and np.isfinite(hits.scores[:, :3]).all()
-    index.close()
 
 
 def test_equal_scores_are_ordered_by_row(tmp_path, make_vectors, shape):
@@ -129,7 +123,6 @@ def test_equal_scores_are_ordered_by_row(tmp_path, make_vectors, shape):
     for mode in (Mode.TWO_PASS, Mode.EXACT):
         assert index.search(vectors[:1], 150, mode).rows[0].tolist() == list(range(150))
         assert index.search(vectors[:3], 40, Mode.EXACT).rows.tolist() == [list(range(40))] * 3
-    index.close()
 
 
 def test_a_batch_answers_like_its_single_queries(tmp_path, make_vectors, shape):
@@ -142,7 +135,6 @@ def test_a_batch_answers_like_its_single_queries(tmp_path, make_vectors, shape):
             single = index.search(query[None], 10, mode)
             assert single.rows[0].tolist() == batch.rows[i].tolist()
             np.testing.assert_allclose(single.scores[0], batch.scores[i], atol=1e-6)
-    index.close()
 
 
 def test_prefix_scores_and_ranks_say_where_a_hit_came_from(tmp_path, make_vectors, shape):
@@ -159,7 +151,6 @@ def test_prefix_scores_and_ranks_say_where_a_hit_came_from(tmp_path, make_vector
     assert hits.rows_read == 4 * 30
     assert hits.bytes_read == 4 * 30 * DIM * (2 if shape.vector_dtype == "float16" else 4)
     assert (first.rows_read, first.bytes_read) == (0, 0)
-    index.close()
 
 
 def test_rows_past_the_commit_are_dropped_on_opening(tmp_path, make_vectors, shape):
@@ -167,18 +158,15 @@ def test_rows_past_the_commit_are_dropped_on_opening(tmp_path, make_vectors, sha
     index = open_index(tmp_path, shape)
     add(index, vectors[:50])
     index.append(vectors[50:], 50)  # the process dies here, before the commit
-    index.close()
     index = open_index(tmp_path, shape, 50)
     assert vector_path(tmp_path, shape).stat().st_size == 50 * DIM * np.dtype(shape.vector_dtype).itemsize
     check_against_reference(index, vectors, vectors[:3], shape, np.arange(50))
-    index.close()
 
 
 def test_rows_that_the_file_has_lost_are_hidden_and_named(tmp_path, make_vectors, shape):
     vectors = make_vectors(150, DIM, seed=15)
     index = open_index(tmp_path, shape)
     checksums = np.array(add(index, vectors).checksums, np.uint32)
-    index.close()
     path = vector_path(tmp_path, shape)
     data = bytearray(path.read_bytes())
     row_bytes = len(data) // 150
@@ -190,7 +178,6 @@ def test_rows_that_the_file_has_lost_are_hidden_and_named(tmp_path, make_vectors
     assert damaged_rows(tmp_path, shape, rows[30:60], checksums[30:60]).tolist() == []
     index = open_index(tmp_path, shape, 150, dead=[20])
     check_against_reference(index, vectors, vectors[:3], shape, np.setdiff1d(rows, lost))
-    index.close()
     path.unlink()
     assert damaged_rows(tmp_path, shape, rows, checksums).tolist() == rows.tolist()
 
@@ -212,7 +199,6 @@ def test_a_damaged_first_pass_file_is_made_anew(tmp_path, make_vectors, shape, h
     vectors = make_vectors(150, DIM, seed=16)
     index = open_index(tmp_path, shape)
     add(index, vectors)
-    index.close()
     path = tmp_path / f"first-pass-0001-flat{PREFIX}-000001.faiss"
     good = path.read_bytes()
     harm(path)
@@ -220,7 +206,6 @@ def test_a_damaged_first_pass_file_is_made_anew(tmp_path, make_vectors, shape, h
         assert stale_prefix_files(tmp_path, shape, np.arange(150)) == [path]
     index = open_index(tmp_path, shape, 150)
     check_against_reference(index, vectors, vectors[:5], shape, np.arange(150))
-    index.close()
     assert path.read_bytes() == good
     assert stale_prefix_files(tmp_path, shape, np.arange(150)) == []
 
@@ -228,7 +213,6 @@ def test_a_damaged_first_pass_file_is_made_anew(tmp_path, make_vectors, shape, h
 def test_one_wrong_prefix_is_told_by_the_full_comparison(tmp_path, make_vectors, shape):
     index = open_index(tmp_path, shape)
     add(index, make_vectors(150, DIM, seed=17))
-    index.close()
     path = tmp_path / f"first-pass-0001-flat{PREFIX}-000000.faiss"
     data = bytearray(path.read_bytes())
     data[-3] ^= 64
@@ -241,12 +225,10 @@ def test_another_prefix_length_is_made_from_the_stored_vectors(tmp_path, make_ve
     vectors = make_vectors(150, DIM, seed=18)
     index = open_index(tmp_path, shape)
     add(index, vectors)
-    index.close()
     longer = Shape(1, DIM, 32, shape.vector_dtype)
     index = open_index(tmp_path, longer, 150)
     expected, _ = reference.prefix(stored(vectors, shape), vectors[:5], 32, 10)
     assert index.search(vectors[:5], 10, Mode.PREFIX).rows.tolist() == expected.tolist()
-    index.close()
     assert {path.name for path in tmp_path.glob("first-pass-*")} == {
         "first-pass-0001-flat32-000000.faiss",
         "first-pass-0001-flat32-000001.faiss",
@@ -263,7 +245,6 @@ def test_a_segment_that_cannot_be_written_still_answers(tmp_path, make_vectors, 
     index = open_index(tmp_path, shape)
     add(index, vectors)
     check_against_reference(index, vectors, vectors[:5], shape, np.arange(150))
-    index.close()
     assert list(tmp_path.glob("first-pass-*")) == []
 
 
@@ -271,7 +252,6 @@ def test_an_append_behind_unpublished_commits_is_refused(tmp_path, make_vectors,
     index = open_index(tmp_path, shape)
     with pytest.raises(StorageError, match="knows 0 rows but 7 are committed"):
         index.append(make_vectors(1, DIM, seed=20), 7)
-    index.close()
 
 
 def test_read_gives_unit_vectors_in_the_order_asked(tmp_path, make_vectors, shape):
@@ -281,7 +261,6 @@ def test_read_gives_unit_vectors_in_the_order_asked(tmp_path, make_vectors, shap
     read = index.read(np.array([40, 3, 3, 17]))
     np.testing.assert_allclose(read, vectors[[40, 3, 3, 17]], atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(read, axis=1), 1, atol=1e-6)
-    index.close()
 
 
 def test_a_prefix_longer_than_the_vectors_is_refused(tmp_path):

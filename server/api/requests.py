@@ -6,6 +6,7 @@ import traceback
 import uuid
 
 import structlog
+from anyio import to_thread
 from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.api.problems import PROBLEM_JSON, problem_response
 from server.auth import check_key
 from server.errors import ANSWERS, ServiceError, TooLargeError, UnauthorizedError, problem
+from server.memory import LARGE_BYTES, give_back
 
 ACCEPTABLE_ID = re.compile(rb"[!-~]{1,128}")
 
@@ -34,7 +36,13 @@ class Requests:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 0
+        status = received_bytes = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received_bytes
+            message = await receive()
+            received_bytes += len(message.get("body", b""))
+            return message
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -46,7 +54,7 @@ class Requests:
         try:
             check_key(self.api_key, scope["path"], headers.get(b"authorization", b""))
             self._check_size(headers.get(b"content-length", b""))
-            await self.app(scope, receive, send_with_id)
+            await self.app(scope, receive_counted, send_with_id)
         except (UnauthorizedError, TooLargeError) as error:
             await problem_response(error, request_id)(scope, receive, send_with_id)
         except Exception as error:  # noqa: BLE001  the last stop: without it there is no answer
@@ -55,15 +63,16 @@ class Requests:
                 body = problem(ANSWERS[ServiceError], "something went wrong inside twopass", request_id)
                 response = JSONResponse(body, 500, media_type=PROBLEM_JSON)
                 await response(scope, receive, send_with_id)
-        route = getattr(scope.get("route"), "path", None)  # the template: paths hold people's file names
         structlog.get_logger().info(
             "request",
             method=scope["method"],
-            route=route,
+            route=getattr(scope.get("route"), "path", None),  # the template: paths hold people's file names
             status=status,
             ms=round((time.perf_counter() - started) * 1000, 1),
             request_id=request_id,
         )
+        if received_bytes > LARGE_BYTES:
+            await to_thread.run_sync(give_back)
 
     def _check_size(self, content_length: bytes) -> None:
         """Refuse a body that says it is too large; one that doesn't say is counted as it comes."""

@@ -1,0 +1,49 @@
+# twopass with CPU torch and its default model inside. It needs /data writable and, where the root file system is
+# read-only, a tmpfs at /tmp.
+
+FROM python:3.11-slim-bookworm AS builder
+WORKDIR /build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python3 -m venv --without-pip /opt/twopass
+# By the CPU build's own tag: where its index can't be reached, plain torch==2.13.0 would be the CUDA build. There
+# `make wheels` fetches it beforehand, by the host's pip.
+COPY docker/wheels wheels
+RUN pip --python /opt/twopass/bin/python3 install --no-deps --retries 0 --find-links wheels \
+        --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+COPY requirements-run.lock ./
+RUN pip --python /opt/twopass/bin/python3 install --no-deps --require-hashes -r requirements-run.lock
+# 290 MB that only building and testing C++ extensions, or the packages' own tests, would need.
+RUN cd /opt/twopass/lib/python3.11/site-packages \
+    && rm -r torch/include torch/share torch/test \
+    && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && find networkx numpy scipy sklearn sympy -type d -name tests -prune -exec rm -r {} +
+# twopass itself goes beside the environment, so that a change of it is a layer of kilobytes.
+COPY pyproject.toml README.md ./
+COPY index index
+COPY server server
+RUN pip --python /opt/twopass/bin/python3 install --no-deps --no-build-isolation --prefix /project . \
+    && PYTHONPATH=/project/lib/python3.11/site-packages pip --python /opt/twopass/bin/python3 check
+
+FROM python:3.11-slim-bookworm
+# A fixed number, so that a folder of the host's can be handed to it: chown 10001:10001 FOLDER.
+RUN groupadd --gid 10001 twopass \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin twopass \
+    && install -d -o twopass -g twopass /data
+COPY --from=builder /opt/twopass /opt/twopass
+COPY --from=builder /project /opt/twopass
+COPY docker/healthcheck.py /opt/twopass/healthcheck.py
+ENV PATH=/opt/twopass/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    TWOPASS_DATA_DIR=/data \
+    TWOPASS_SERVER__HOST=0.0.0.0
+USER 10001:10001
+VOLUME /data
+# `twopass serve` reads a config.yaml in its working directory: mount one here to use it.
+WORKDIR /etc/twopass
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python3", "-I", "-S", "/opt/twopass/healthcheck.py"]
+ENTRYPOINT ["twopass"]
+CMD ["serve"]

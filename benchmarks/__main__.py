@@ -1,0 +1,28 @@
+"""`python -m benchmarks [NAME …] [--data FOLDER]`: run measurements, all of them by default."""
+
+import argparse
+from pathlib import Path
+
+from benchmarks import cranfield, exactness, footprint
+
+BENCHMARKS = {"exactness": exactness.run, "cranfield": cranfield.run, "footprint": footprint.run}
+NEEDS_DATA = {"exactness": "vectors-nomic-768", "cranfield": "cranfield"}
+
+
+def main() -> None:
+    """Run what was asked for; say what is left out because its data isn't there."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the data sets")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(BENCHMARKS):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    for name in arguments.names or BENCHMARKS:
+        folder = arguments.data / NEEDS_DATA.get(name, "")
+        if folder.is_dir() or name not in NEEDS_DATA:
+            BENCHMARKS[name](arguments.data)
+        else:
+            print(f"\n{name}: left out, {folder} isn't there (see benchmarks/README.md)")
+
+
+main()

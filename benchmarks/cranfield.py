@@ -1,0 +1,48 @@
+"""Cranfield through HTTP with the bundled model: nDCG@10 of each mode, by ir-measures."""
+
+import gzip
+import json
+import time
+from pathlib import Path
+
+import ir_measures
+from ir_measures import RR, R, nDCG
+
+from benchmarks.serving import serving, temporary_folder
+
+MEASURES = [nDCG @ 10, RR @ 10, R @ 100]
+
+
+def run(data: Path) -> None:
+    """1 400 abstracts, 225 questions, graded judgements (Cleverdon 1967)."""
+    folder = data / "cranfield"
+    corpus = [json.loads(line) for line in gzip.open(folder / "corpus.jsonl.gz", "rt")]
+    queries = [json.loads(line) for line in gzip.open(folder / "queries.jsonl.gz", "rt")]
+    judgements = [
+        ir_measures.Qrel(query, document, int(grade))
+        for query, document, grade in (
+            line.split("\t") for line in gzip.open(folder / "qrels.tsv.gz", "rt").read().splitlines()[1:]
+        )
+    ]
+    documents = [{"id": each["_id"], "text": each["text"]} for each in corpus if each["text"].strip()]
+    print(f"\nCranfield: {len(documents)} of {len(corpus)} texts (the rest are empty), {len(queries)} queries")
+    with temporary_folder() as data_dir, serving(data_dir) as server:
+        started = time.perf_counter()
+        server.add(documents, batch=100)
+        seconds = time.perf_counter() - started
+        stats = server.http.get("/stats").json()
+        print(f"  ingest {seconds:.1f} s, {stats['passages']} passages")
+        for mode in ("exact", "two_pass", "prefix"):
+            searches = [
+                {"query": each["text"], "k": 100, "mode": mode, "oversample": 1, "include": []}
+                for each in queries
+            ]
+            results = server.search(searches)
+            run_ = [
+                ir_measures.ScoredDoc(query["_id"], hit["id"], hit["score"])
+                for query, result in zip(queries, results, strict=True)
+                for hit in result["hits"]
+            ]
+            figures = ir_measures.calc_aggregate(MEASURES, judgements, run_)
+            told = "  ".join(f"{measure} {figures[measure]:.4f}" for measure in MEASURES)
+            print(f"  {mode:9} {told}")

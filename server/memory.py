@@ -1,0 +1,26 @@
+"""Giving memory back to the machine: glibc keeps what was freed unless it is told not to."""
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
+LARGE_BYTES = 1 << 20
+
+
+def keep_memory_small() -> None:
+    """Make buffers of a megabyte and more return to the system as soon as they are freed; few arenas for the rest.
+
+    Without it glibc raises its own thresholds with every large buffer, and each thread that handled a batch
+    keeps the batch's memory. Does nothing where the C library isn't glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(M_TRIM_THRESHOLD, LARGE_BYTES)
+        mallopt(M_ARENA_MAX, 2)
+
+
+def give_back() -> None:
+    """Return free memory inside the heap to the system; milliseconds, so after large requests only."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

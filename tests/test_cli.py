@@ -1,0 +1,395 @@
+"""The command `twopass`, run as people run it, against the real server."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from server import __version__, cli
+from server.client import DEFAULT_URL
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = ("serve", "ingest", "search", "verify", "demo")
+
+
+def environment(**more):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TWOPASS_")}
+    return {**clean, "COLUMNS": "100", **more}
+
+
+def twopass(*arguments, stdin="", **more):
+    return subprocess.run(
+        [sys.executable, "-m", "server.cli", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(**more),
+        timeout=120,
+    )
+
+
+def started(*arguments, **more):
+    return subprocess.Popen(
+        [sys.executable, "-m", "server.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(**more),
+    )
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """Three files, one of which is no text."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "shed.md").write_text("# Shed\n\nThe key to the garden shed hangs behind the kitchen clock.\n")
+    (folder / "bread.html").write_text("<title>Bread</title><p>Knead flour, water and salt, then bake.</p>")
+    (folder / "photo.txt").write_bytes(b"\xff\xd8\xff\0")
+    return folder
+
+
+def summary(stdout):
+    """The counts in the first line of what an ingest prints."""
+    found = re.match(
+        r"(\d+) documents? stored: (\d+) new, (\d+) updated, (\d+) unchanged \((\d+) passages?\) in [\d.]+ s\.\n",
+        stdout,
+    )
+    assert found, stdout
+    return tuple(map(int, found.groups()))
+
+
+def test_the_version_is_printed():
+    done = twopass("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"twopass {__version__}\n", "")
+
+
+def test_help_lists_every_command():
+    done = twopass("--help")
+    assert done.returncode == 0
+    assert re.findall(r"^  ([a-z]+)  ", done.stdout, re.MULTILINE) == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_has_an_example_and_its_exit_codes(command):
+    done = twopass(command, "--help")
+    assert done.returncode == 0
+    assert f"\n    twopass {command} " in done.stdout
+    assert "\n  Exit code: 0" in done.stdout
+
+
+def test_help_and_the_client_commands_import_nothing_heavy():
+    script = """
+import sys
+from server import cli, client, readers
+try:
+    cli.app(["ingest", "--help"], prog_name="twopass")
+finally:
+    heavy = {"torch", "sentence_transformers", "faiss", "fastapi", "numpy"} & set(sys.modules)
+    print(sorted(heavy), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stderr == "[]\n"
+
+
+def test_a_folder_is_ingested_then_unchanged_and_found(texts, notes):
+    done = twopass("ingest", notes, "--url", texts.url)
+    assert done.returncode == 1  # the photo
+    assert summary(done.stdout) == (2, 2, 0, 0, 2)
+    assert done.stdout.splitlines()[1:] == ["Skipped: 1", f"  {notes}/photo.txt: is binary, not text"]
+
+    (notes / "photo.txt").unlink()
+    (notes / "bread.html").write_text(
+        "<title>Bread</title><p>Knead rye flour, water and salt, then bake.</p>"
+    )
+    done = twopass("ingest", notes, TWOPASS_URL=texts.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert summary(done.stdout) == (2, 0, 1, 1, 1)
+
+    done = twopass("search", "how do I get into the garden house", "-k", 1, "--explain", "--url", texts.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, last = done.stdout.splitlines()
+    identifier = f"{notes}/shed.md".lstrip("/")
+    assert re.fullmatch(rf"  1  0\.\d{{3}}  {re.escape(identifier)}  prefix 0\.\d{{3}}, rank \d+ → 1", first)
+    assert second.strip() == "# Shed The key to the garden shed hangs behind the kitchen clock."
+    assert re.fullmatch(
+        r"1 document · \d+ candidates · encode [\d.]+ ms · first pass [\d.]+ ms · second pass [\d.]+ ms · "
+        r"total [\d.]+ ms",
+        last,
+    )
+
+
+def test_search_prints_the_servers_json(texts):
+    twopass(
+        "ingest",
+        "-",
+        "--url",
+        texts.url,
+        stdin='{"id": "kite", "text": "Kites need wind.", "metadata": {"n": 1}}',
+    )
+    done = twopass("search", "flying a kite", "-k", 1, "--mode", "exact", "--json", "--url", texts.url)
+    answer = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert answer["certified"] is True
+    assert [(hit["id"], hit["metadata"]) for hit in answer["hits"]] == [("kite", {"n": 1})]
+
+
+def test_oversample_is_passed_on(texts):
+    lines = "\n".join(json.dumps({"id": f"over-{n}", "text": f"oversampled note {n}"}) for n in range(30))
+    assert twopass("ingest", "-", "--url", texts.url, stdin=lines).returncode == 0
+    request = ("search", "oversampled", "-k", 10, "--json", "--url", texts.url)
+    assert json.loads(twopass(*request, "--oversample", 1).stdout)["candidates"] <= 80
+    assert len(json.loads(twopass(*request).stdout)["hits"]) == 10
+
+
+def test_a_stored_text_cannot_steer_the_terminal(texts):
+    evil = {"id": "evil \x1b[2J", "text": "zebra \x1b]0;owned\x07 crossing\r\nzebra"}
+    twopass("ingest", "-", "--url", texts.url, stdin=json.dumps(evil))
+    done = twopass("search", "zebra crossing", "-k", 1, "--url", texts.url)
+    assert "zebra ]0;owned crossing zebra" in done.stdout
+    assert not set("\x1b\x07\r") & set(done.stdout)
+
+
+def test_standard_input_is_stored_under_an_id_made_of_its_content(texts):
+    for counts in ((1, 1, 0, 0, 1), (1, 0, 0, 1, 0)):
+        done = twopass("ingest", "-", "--url", texts.url, stdin="A letter about lighthouses.")
+        assert (done.returncode, summary(done.stdout)) == (0, counts)
+
+
+def test_one_bad_line_costs_no_other(texts, tmp_path):
+    lines = [{"id": f"line-{n}", "text": f"line {n}"} for n in range(5)]
+    lines[2] = {"id": "line-2", "vector": [1.0, 2.0]}
+    file = tmp_path / "list.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)) + "\noops\n")
+    done = twopass("ingest", file, "--url", texts.url)
+    assert done.returncode == 1
+    assert summary(done.stdout) == (4, 4, 0, 0, 4)
+    assert done.stdout.splitlines()[1:] == [
+        "Skipped: 1",
+        f"  {file}, line 6: is not JSON: expecting value at column 1",
+        "Refused by the server: 1",
+        "  line-2: expected 384 dimensions, got 2",
+    ]
+
+
+def test_ids_can_be_relative_to_a_folder(texts, notes):
+    twopass("ingest", notes, "--base", notes.parent, "--url", texts.url)
+    assert texts.http.get("/documents/notes/shed.md").json()["metadata"] == {
+        "path": f"{notes}/shed.md",
+        "title": "Shed",
+    }
+
+
+def test_where_there_is_nothing_to_ingest_no_server_is_needed(tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"")
+    done = twopass("ingest", tmp_path, tmp_path / "missing", "--url", "http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "There is nothing to ingest.",
+        "Skipped: 1",
+        f"  {tmp_path}/missing: there is no such file or folder",
+        "Passed over 1 file of other kinds: 1 .png",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("ingest", "README.md"), ("search", "anything")])
+def test_without_a_server_two_lines_say_so_and_how_to_start_one(arguments, tmp_path):
+    (tmp_path / "README.md").write_text("text")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound but not listening
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        done = twopass(arguments[0], tmp_path / "README.md", "--url", url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"twopass: No server answers at {url}.\n"
+        "Start one with `twopass serve`, or name another with --url or TWOPASS_URL.\n"
+    )
+
+
+def test_a_question_that_the_server_refuses_is_told_with_its_hint(texts):
+    done = twopass("search", " ", "--url", texts.url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "twopass: The server refused: the query is empty\nSay what to search for.\n"
+
+
+def test_an_address_that_is_none_is_told():
+    done = twopass("search", "anything", "--url", "ftp://localhost")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "twopass: 'ftp://localhost' is no address of a server.\nWrite it like http://"
+    )
+
+
+def test_the_key_comes_from_the_environment(serve, tmp_path):
+    line = json.dumps({"id": "a", "vector": [1.0, 0.0]})
+    with serve(tmp_path, encoder__model="none", encoder__dim=2, server__api_key="secret") as server:
+        refused = twopass("ingest", "-", "--url", server.url, stdin=line)
+        assert refused.returncode == 2
+        assert refused.stderr.endswith("\nGive the server's key with --api-key or TWOPASS_API_KEY.\n")
+        taken = twopass("ingest", "-", "--url", server.url, stdin=line, TWOPASS_API_KEY="secret")
+        assert (taken.returncode, summary(taken.stdout)) == (0, (1, 1, 0, 0, 1))
+        assert server.stop() == 0
+
+
+def test_ctrl_c_ends_an_ingest_with_what_was_stored(tmp_path):
+    second_request, release = threading.Event(), threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        requests = 0
+
+        def do_GET(self):
+            self._answer({"name": "twopass"})
+
+        def do_POST(self):
+            documents = json.loads(self.rfile.read(int(self.headers["content-length"])))["documents"]
+            Slow.requests += 1
+            if Slow.requests == 2:
+                second_request.set()
+                release.wait()
+                return
+            ids = [document["id"] for document in documents]
+            counts = {"created": len(ids), "updated": 0, "unchanged": 0, "passages": len(ids)}
+            self._answer({"ids": ids, **counts, "warnings": [], "took_ms": 1.0})
+
+        def _answer(self, body):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *args):
+            pass
+
+    file = tmp_path / "list.jsonl"
+    file.write_text("\n".join(json.dumps({"id": str(n), "text": f"text {n}"}) for n in range(600)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        process = started("ingest", file, "--url", f"http://127.0.0.1:{server.server_port}")
+        assert second_request.wait(60)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        release.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert (process.returncode, stderr) == (130, "")
+    said, counts = stdout.split("\n", 1)
+    assert said == "Interrupted. The same command goes on where it stopped: what is stored is skipped."
+    assert summary(counts) == (256, 256, 0, 0, 256)
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "PLAIN_PROGRESS_S", 0.0)
+    with cli.progress(1200) as on_done:
+        on_done(300)
+        on_done(900)
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"300 of 1,200 documents · [\d,.]+/s · [\d.]+ s left", first)
+    assert re.fullmatch(r"1,200 of 1,200 documents · [\d,.]+/s", second)
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    with cli.progress(None) as on_done:
+        on_done(7)
+    assert "━" in capsys.readouterr().err
+
+
+def test_serve_takes_its_options_and_ends_cleanly(tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text("encoder: {model: none, dim: 4}\nserver: {port: 1}\ndata_dir: /nowhere\n")
+    process = started(
+        "serve", "--config", config, "--data-dir", tmp_path / "data", "--port", 0, "--check", "all",
+        TWOPASS_LOG__FORMAT="json",
+    )  # fmt: skip
+    assert process.stderr is not None
+    listening = json.loads(process.stderr.readline())
+    assert listening["event"] == "listening"
+    assert listening["data_dir"] == str(tmp_path / "data")
+    done = twopass("ingest", "-", "--url", listening["url"], stdin='{"id": "a", "vector": [1, 0, 0, 0]}')
+    assert (done.returncode, summary(done.stdout)) == (0, (1, 1, 0, 0, 1))
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == ""
+    assert process.returncode == 0
+
+
+def test_serve_says_in_two_lines_why_it_cannot_start(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = twopass("serve", "--data-dir", tmp_path, "--port", port)
+    assert (done.returncode, done.stdout) == (1, "")
+    what, hint = done.stderr.splitlines()
+    assert what.startswith(f"twopass: can't listen on 127.0.0.1 port {port}: ")
+    assert "TWOPASS_SERVER__PORT" in hint
+
+
+def test_serve_names_a_setting_that_is_none(tmp_path):
+    done = twopass("serve", "--data-dir", tmp_path, TWOPASS_SERVER__PROT="9000")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "twopass: environment: there is no setting TWOPASS_SERVER__PROT. The nearest is TWOPASS_SERVER__PORT.\n"
+        "Correct this and start again; config.yaml explains every setting.\n"
+    )
+
+
+@pytest.fixture
+def stored(serve, tmp_path):
+    """A data folder with two documents, no server running."""
+    folder = tmp_path / "data"
+    with serve(folder, encoder__model="none", encoder__dim=4) as server:
+        documents = [{"id": name, "vector": [1.0, at, 0.0, 0.0]} for at, name in enumerate("ab")]
+        assert server.http.post("/documents", json={"documents": documents}).status_code == 201
+        assert server.stop() == 0
+    return folder
+
+
+def test_verify_finds_nothing_wrong_with_sound_data(stored):
+    done = twopass("verify", "--data-dir", stored)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(
+        rf"{re.escape(str(stored))}: no problems\. Checked 2 documents and 2 vectors \(0\.0 MB\) in [\d.]+ s\.\n",
+        done.stdout,
+    )
+    report = json.loads(twopass("verify", "--json", TWOPASS_DATA_DIR=str(stored)).stdout)
+    assert (report["ok"], report["problems"], report["documents"], report["rows"]) == (True, [], 2, 2)
+
+
+def test_verify_tells_damage_and_what_to_do(stored):
+    [vectors] = stored.glob("collections/default/vectors-*")
+    vectors.write_bytes(b"\1" + vectors.read_bytes()[1:])
+    done = twopass("verify", "--data-dir", stored)
+    assert done.returncode == 1
+    assert (
+        "client_vector_damaged: the vector of document 'a' came from a client and is damaged\n" in done.stdout
+    )
+    assert "    Send this document again.\n" in done.stdout
+    report = json.loads(twopass("verify", "--data-dir", stored, "--json").stdout)
+    assert report["ok"] is False
+    assert {"vectors_damaged", "client_vector_damaged"} <= {problem["code"] for problem in report["problems"]}
+
+
+def test_verify_says_when_there_is_nothing_to_check(tmp_path):
+    done = twopass("verify", "--data-dir", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0] == f"twopass: there is no collection in {tmp_path}"
+
+
+def test_the_commands_and_the_client_agree_on_the_servers_address():
+    assert cli.LOCAL_SERVER == DEFAULT_URL
