@@ -5,8 +5,8 @@ FROM python:3.11-slim-bookworm AS builder
 WORKDIR /build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -m venv --without-pip /opt/twopass
-# By the CPU build's own tag: where its index can't be reached, plain torch==2.13.0 would be the CUDA build. There
-# `make wheels` fetches it beforehand, by the host's pip.
+# By the CPU build's own tag: where its index can't be reached, plain torch==2.13.0 would be the CUDA build. What
+# `make setup` left in docker/wheels/ is taken first, so that the file isn't fetched twice.
 COPY docker/wheels wheels
 RUN pip --python /opt/twopass/bin/python3 install --no-deps --retries 0 --find-links wheels \
         --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu

@@ -31,7 +31,7 @@ STALE := stale
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check bench container wheels lock clean stale
+.PHONY: help setup demo serve test check bench container lock clean stale
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -93,15 +93,13 @@ lock: ## pin the packages anew after pyproject.toml changed (UPGRADE=1: take the
 	pin requirements.lock --extra test --extra dev; \
 	pin requirements-run.lock --constraint requirements.lock
 
-wheels: ## fetch torch for `make container` where the build can't reach its index
-	@$(FIND_PYTHON); $$python -m pip --quiet download --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) --dest docker/wheels $(TORCH)
-
 clean: ## remove the environment and everything built (data/ stays)
 	rm -rf .venv build docker/wheels/*.whl twopass.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment holds the lock file's packages and nothing else: a lock that changed, or a setup that was
-# interrupted, makes it anew (pip's cache makes that cheap).
+# interrupted, makes it anew (pip's cache makes that cheap). torch's file stays in docker/wheels/, so that an image built
+# later needn't fetch it again.
 $(LOCK_MARK): requirements.lock $(STALE)
 	@if [ -z "$(STALE)" ] && cmp -s requirements.lock $@; then touch $@; exit 0; fi; \
 	$(FIND_PYTHON); \
@@ -110,7 +108,8 @@ $(LOCK_MARK): requirements.lock $(STALE)
 	rm -rf .venv; \
 	$$python -m venv .venv; \
 	echo "setup: installing $(TORCH) (the largest part: some 200 MB to download)"; \
-	$(PIP) install --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) $(TORCH) || { \
+	$(PIP) download --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) --dest docker/wheels $(TORCH) && \
+	$(PIP) install --no-deps --no-index --find-links docker/wheels $(TORCH) || { \
 	  echo "setup: torch did not install. Is $(TORCH_INDEX) reachable? 'make setup' starts again." >&2; exit 1; }; \
 	echo "setup: installing the packages of requirements.lock"; \
 	$(PIP) install --no-deps --require-hashes -r requirements.lock; \

@@ -43,6 +43,19 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and the parents it lacks, each durably and for this user's eyes alone.
+
+    Raises:
+        DiskFullError, StorageError: it can't be made.
+    """
+    with named_disk_errors(folder):
+        for each in [*reversed(folder.parents), folder]:
+            if not each.exists():
+                each.mkdir(mode=0o700, exist_ok=True)
+                sync_folder(each.parent)
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, then put it in its place in one step.
 

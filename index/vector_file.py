@@ -19,7 +19,7 @@ from index.vectors import Float32, Rows
 DTYPES: dict[str, np.dtype[np.floating]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 SUFFIXES = {"float16": ".f16", "float32": ".f32"}
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 """Bytes read at once when the whole file is scanned: large enough for sequential disk speed, small in memory."""
 
 # os.pwrite and os.pread take at most 0x7ffff000 bytes a call on Linux; stay well below.

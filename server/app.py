@@ -8,13 +8,14 @@ from types import FrameType
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from index.durable import DirectoryLock
-from index.errors import IndexFault
+from index.durable import DirectoryLock, make_folder
+from index.errors import IndexFault, StorageError
 from server import __version__
 from server.api import documents, search, status
+from server.api.parameters import refuse_unknown_parameters
 from server.api.problems import PROBLEM_JSON, add_error_handlers
 from server.api.requests import Requests
 from server.api.schemas import Problem
@@ -56,13 +57,11 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
         },
     )
     for module in (documents, search, status):
-        app.include_router(module.router)
+        app.include_router(module.router, dependencies=[Depends(refuse_unknown_parameters)])
     add_error_handlers(app, settings.limits.body_bytes)
     # What is added last is met first.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.limits.body_bytes)
-    app.add_middleware(
-        Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes
-    )
+    app.add_middleware(Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes)
     return app
 
 
@@ -75,11 +74,12 @@ def open_collection(settings: Settings) -> Iterator[Collection]:
     """
     with contextlib.ExitStack() as stack:
         data_dir = settings.data_dir
+        folder = data_dir / "collections" / "default"
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+            make_folder(folder)
+        except StorageError as error:
             raise StartupError(
-                f"the data directory {data_dir} can't be made: {error.strerror}",
+                f"the data directory {data_dir} can't be made: {error}",
                 "Choose another with TWOPASS_DATA_DIR, or correct its permissions.",
             ) from error
         stack.enter_context(DirectoryLock(data_dir / "lock"))
@@ -87,8 +87,6 @@ def open_collection(settings: Settings) -> Iterator[Collection]:
         if encoder is not None:
             stack.callback(encoder.close)
         fingerprint = encoder.fingerprint if encoder else _client_vectors(settings)
-        folder = data_dir / "collections" / "default"
-        folder.mkdir(parents=True, exist_ok=True)
         catalog = stack.enter_context(Catalog(folder / CATALOG_NAME))
         generation = _generation(catalog, fingerprint, settings.index.vector_dtype)
         store = LocalStore(

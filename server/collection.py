@@ -7,6 +7,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
+
 from index.errors import IndexFault
 from index.two_pass import Mode
 from index.vectors import Float32
@@ -149,6 +151,6 @@ class Collection:
 
         try:
             self.store.repair(None if encoder is None else encode)
-        except (EncoderError, IndexFault):
+        except (EncoderError, IndexFault) as error:
             # What is mended is committed; the rest stays in /stats as damaged and is tried at the next start.
-            return
+            structlog.get_logger().warning("mending damaged vectors stopped", kind=type(error).__name__)

@@ -102,6 +102,9 @@ RAW_CASES = [
     ("DELETE", "/documents/nobody", b"", None, 404, "not_found"),
     ("GET", "/documents?limit=0", b"", None, 422, "invalid"),
     ("GET", "/documents?limit=many", b"", None, 422, "invalid"),
+    ("GET", "/documents?page=2", b"", None, 422, "unknown_field"),
+    ("POST", "/documents?wait=false", b'{"documents": []}', "application/json", 422, "unknown_field"),
+    ("GET", "/stats?verbose", b"", None, 422, "unknown_field"),
 ]
 
 

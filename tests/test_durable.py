@@ -19,15 +19,25 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
         beside.write_text("ne")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(DiskFullError, match="no room left on the disk for .*file"):
+    with pytest.raises(DiskFullError, match=r"no room left on the disk for .*file"):
         durable.write_atomically(path, half)
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 def test_other_disk_errors_keep_their_reason(tmp_path):
     with pytest.raises(StorageError, match="missing/file: No such file or directory"):
         durable.write_atomically(tmp_path / "missing" / "file", lambda beside: beside.write_text(""))
+
+
+def test_folders_are_made_with_their_parents_for_their_owner_alone(tmp_path):
+    durable.make_folder(tmp_path / "a" / "b")
+    durable.make_folder(tmp_path / "a" / "b")
+    for each in (tmp_path / "a", tmp_path / "a" / "b"):
+        assert each.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="Not a directory"):
+        durable.make_folder(tmp_path / "file" / "c")
 
 
 def test_a_second_process_is_told_who_holds_the_lock(tmp_path):

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.problems import PROBLEM_JSON, problem_response
-from server.auth import check_key
+from server.auth import OPEN_PATHS, check_key
 from server.errors import ANSWERS, ServiceError, TooLargeError, UnauthorizedError, problem
 from server.memory import LARGE_BYTES, give_back
 
@@ -63,7 +63,9 @@ class Requests:
                 body = problem(ANSWERS[ServiceError], "something went wrong inside twopass", request_id)
                 response = JSONResponse(body, 500, media_type=PROBLEM_JSON)
                 await response(scope, receive, send_with_id)
-        structlog.get_logger().info(
+        log = structlog.get_logger()
+        tell = log.debug if scope["path"] in OPEN_PATHS else log.info  # probes come every few seconds
+        tell(
             "request",
             method=scope["method"],
             route=getattr(scope.get("route"), "path", None),  # the template: paths hold people's file names
