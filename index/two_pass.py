@@ -216,6 +216,14 @@ def vector_path(folder: Path, shape: Shape) -> Path:
     return folder / f"vectors-{shape.generation:04d}{SUFFIXES[shape.vector_dtype]}"
 
 
+def n_rows_on_disk(folder: Path, shape: Shape) -> int:
+    """Return how many whole rows the generation's vector file has, committed or not; 0 without a file."""
+    path = vector_path(folder, shape)
+    if not path.exists():
+        return 0
+    return VectorFile(path, shape.dim, shape.vector_dtype, read_only=True).n_whole_rows
+
+
 def damaged_rows(folder: Path, shape: Shape, rows: Rows, checksums: NDArray[np.uint32]) -> Rows:
     """Return those of `rows` that the vector file lacks or whose bytes fail their CRC-32.
 

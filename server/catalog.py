@@ -50,6 +50,7 @@ CREATE TABLE passages (
     start        INTEGER NOT NULL,   -- characters of the document's text, [start, end)
     "end"        INTEGER NOT NULL,
     checksum     INTEGER NOT NULL,   -- CRC-32 of the row's bytes in the vector file
+    damaged      INTEGER NOT NULL DEFAULT 0,  -- 1: a start found the row lost; it waits to be made again
     PRIMARY KEY (generation, row)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX passages_by_document ON passages (document);
@@ -94,6 +95,15 @@ class Stored:
     created: int
     updated: int
     removed_rows: NDArray[np.int64]  # rows of replaced passages
+
+
+@dataclass(frozen=True)
+class LiveRows:
+    """Rows that have a passage, sorted: (n,) each."""
+
+    rows: NDArray[np.int64]
+    checksums: NDArray[np.uint32]
+    is_damaged: NDArray[np.bool_]  # found lost by an earlier start and not made again yet
 
 
 @dataclass(frozen=True)
@@ -251,14 +261,18 @@ class Catalog:
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('generation', ?)", (number,))
         return Generation(number, fingerprint, dim, vector_dtype, 0)
 
-    def live_rows(self, generation: int) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-        """Return the rows that have a passage, sorted, and their checksums: (n,) each."""
+    def live_rows(self, generation: int) -> LiveRows:
+        """Return the committed rows that have a passage, sorted."""
         with self._reading() as connection:
             cursor = connection.execute(
-                "SELECT row, checksum FROM passages WHERE generation = ? ORDER BY row", (generation,)
+                "SELECT row, checksum, damaged FROM passages WHERE generation = ?1 "
+                "AND row < (SELECT n_rows FROM generations WHERE number = ?1) ORDER BY row",
+                (generation,),
             )
-            pairs = np.fromiter(cursor, np.dtype((np.int64, 2)))  # (n, 2)
-        return np.ascontiguousarray(pairs[:, 0]), pairs[:, 1].astype(np.uint32)
+            found = np.fromiter(cursor, np.dtype((np.int64, 3)))  # (n, 3)
+        return LiveRows(
+            np.ascontiguousarray(found[:, 0]), found[:, 1].astype(np.uint32), found[:, 2].astype(np.bool_)
+        )
 
     # Writing
 
@@ -304,7 +318,7 @@ class Catalog:
                 created += is_new
                 for start, end in document.passages:
                     connection.execute(
-                        "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)",
+                        "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, 0)",
                         (generation, row, number, start, end, next(rest)),
                     )
                     row += 1
@@ -321,13 +335,21 @@ class Catalog:
                     found.append(identifier)
         return found, np.array(removed, np.int64)
 
+    def mark_damaged(self, generation: int, rows: Sequence[int]) -> None:
+        """Commit that these rows are lost, so that a later start knows it without checking all of them."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE passages SET damaged = 1 WHERE generation = ? AND row = ?",
+                [(generation, row) for row in rows],
+            )
+
     def move_rows(
         self, generation: int, old: NDArray[np.int64], first_row: int, checksums: list[int]
     ) -> None:
         """Commit that passages' vectors now stand in rows appended from first_row on, in the order of `old`."""
         with self._transaction() as connection:
             connection.executemany(
-                "UPDATE passages SET row = ?, checksum = ? WHERE generation = ? AND row = ?",
+                "UPDATE passages SET row = ?, checksum = ?, damaged = 0 WHERE generation = ? AND row = ?",
                 [
                     (first_row + i, checksum, generation, row)
                     for i, (row, checksum) in enumerate(zip(old.tolist(), checksums, strict=True))

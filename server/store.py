@@ -4,6 +4,7 @@ The write order: 1 append vectors, 2 make them durable, 3 commit in the catalog,
 caller answers. A crash between any two leaves either nothing of the write or all of it.
 """
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from index.two_pass import Appended, Hits, Mode, Shape, TwoPassIndex, damaged_rows, pool_size
+from index.errors import DiskFullError
+from index.two_pass import (
+    Appended,
+    Hits,
+    Mode,
+    Shape,
+    TwoPassIndex,
+    damaged_rows,
+    n_rows_on_disk,
+    pool_size,
+)
 from index.vectors import Float32, Rows
 from server.catalog import Catalog, Document, DocumentWrite, Generation, Known, PassageRow, RowSource, Stored
 
@@ -78,13 +89,16 @@ class LocalStore:
         self.generation = generation.number
         self.shape = shape_of(generation, prefix_dim)
         self._write_lock = threading.Lock()
-        rows, checksums = catalog.live_rows(generation.number)
-        is_committed = rows < generation.n_rows  # always, unless the catalog was tampered with
-        rows, checksums = rows[is_committed], checksums[is_committed]
-        first = 0 if check_all else max(0, len(rows) - NEWEST_ROWS)
-        bad = damaged_rows(self.folder, self.shape, rows[first:], checksums[first:])
+        found = catalog.live_rows(generation.number)
+        first_missing = int(np.searchsorted(found.rows, n_rows_on_disk(self.folder, self.shape)))
+        first = 0 if check_all else min(max(0, len(found.rows) - NEWEST_ROWS), first_missing)
+        bad = damaged_rows(self.folder, self.shape, found.rows[first:], found.checksums[first:])
+        if newly_bad := sorted(set(bad.tolist()) - set(found.rows[found.is_damaged].tolist())):
+            with contextlib.suppress(DiskFullError):  # then the next start has to find them again
+                catalog.mark_damaged(generation.number, newly_bad)
+        bad = np.union1d(bad, found.rows[found.is_damaged])
         live = np.zeros(generation.n_rows, np.bool_)
-        live[rows] = True
+        live[found.rows] = True
         live[bad] = False
         self.damage = Damage(rows=set(bad.tolist()))
         self.index = TwoPassIndex(self.folder, self.shape, generation.n_rows, live)

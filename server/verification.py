@@ -91,7 +91,8 @@ def _verify_vectors(
     on_progress: Callable[[int, int], None],
 ) -> None:
     shape = shape_of(generation, generation.dim)
-    rows, checksums = catalog.live_rows(generation.number)
+    found = catalog.live_rows(generation.number)
+    rows, checksums = found.rows, found.checksums
     bad = []
     for start in range(0, len(rows), BLOCK_ROWS):
         part = slice(start, start + BLOCK_ROWS)

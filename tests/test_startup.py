@@ -143,6 +143,29 @@ def test_damaged_client_vectors_are_named_and_mended_by_sending_them_again(tmp_p
         server.stop()
 
 
+def test_rows_that_were_lost_stay_known_until_they_are_sent_again(tmp_path, serve, make_vectors):
+    vectors = make_vectors(5000, 16, seed=4)
+    with serve(tmp_path, **BROUGHT) as server:
+        fill(server, vectors)
+        server.stop()
+    path = tmp_path / "collections" / "default" / "vectors-0001.f16"
+    os.truncate(path, 100 * 32)
+    for _ in range(2):
+        with serve(tmp_path, **BROUGHT) as server:
+            assert server.http.get("/stats").json()["damage"]["documents"] == 4900
+            extra = [{"vector": vector.tolist()} for vector in make_vectors(5000, 16, seed=5)]
+            # New rows go behind the lost ones, so the file is long again, with a hole of zeros.
+            assert server.http.post("/documents", json={"documents": extra}).status_code == 201
+            server.stop()
+    with serve(tmp_path, **BROUGHT) as server:
+        fill(server, vectors)
+        server.stop()
+    with serve(tmp_path, **BROUGHT, index__check_on_open="all") as server:
+        assert server.http.get("/readyz").json() == {"status": "ok"}
+        assert server.http.get("/stats").json()["documents"] == 15_000
+        server.stop()
+
+
 def test_damaged_texts_are_encoded_again_at_start(tmp_path, serve):
     sentences = [f"The {animal} eats {food}." for animal in ("cat", "dog", "cow") for food in ("hay", "fish")]
     documents = [{"id": each, "text": each} for each in sentences]
