@@ -16,16 +16,16 @@ MEASURES = [nDCG @ 10, RR @ 10, R @ 100]
 def run(data: Path) -> None:
     """1 400 abstracts, 225 questions, graded judgements (Cleverdon 1967)."""
     folder = data / "cranfield"
-    corpus = [json.loads(line) for line in gzip.open(folder / "corpus.jsonl.gz", "rt")]
-    queries = [json.loads(line) for line in gzip.open(folder / "queries.jsonl.gz", "rt")]
+    corpus = [json.loads(line) for line in _lines(folder / "corpus.jsonl.gz")]
+    queries = [json.loads(line) for line in _lines(folder / "queries.jsonl.gz")]
     judgements = [
         ir_measures.Qrel(query, document, int(grade))
-        for query, document, grade in (
-            line.split("\t") for line in gzip.open(folder / "qrels.tsv.gz", "rt").read().splitlines()[1:]
-        )
+        for query, document, grade in (line.split("\t") for line in _lines(folder / "qrels.tsv.gz")[1:])
     ]
     documents = [{"id": each["_id"], "text": each["text"]} for each in corpus if each["text"].strip()]
-    print(f"\nCranfield: {len(documents)} of {len(corpus)} texts (the rest are empty), {len(queries)} queries")
+    print(
+        f"\nCranfield: {len(documents)} of {len(corpus)} texts (the rest are empty), {len(queries)} queries"
+    )
     with temporary_folder() as data_dir, serving(data_dir) as server:
         started = time.perf_counter()
         server.add(documents, batch=100)
@@ -46,3 +46,8 @@ def run(data: Path) -> None:
             figures = ir_measures.calc_aggregate(MEASURES, judgements, run_)
             told = "  ".join(f"{measure} {figures[measure]:.4f}" for measure in MEASURES)
             print(f"  {mode:9} {told}")
+
+
+def _lines(path: Path) -> list[str]:
+    with gzip.open(path, "rt") as file:
+        return [line.rstrip("\n") for line in file]

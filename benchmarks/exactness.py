@@ -59,6 +59,8 @@ def _compare(corpus: Float32, queries: Float32, dtype: str, tolerance: float) ->
             for query in np.flatnonzero((found[mode] != rows).any(axis=1))[:5]:
                 slots = np.flatnonzero(found[mode][query] != rows[query])
                 gap = np.abs(np.diff(scores[query]))[max(0, slots[0] - 1) : slots[-1] + 1].min()
-                print(f"    query {query} differs at {slots.tolist()}; nearest scores there differ by {gap:.1e}")
+                print(
+                    f"    query {query} differs at {slots.tolist()}; nearest scores there differ by {gap:.1e}"
+                )
     print(f"  recall@{K} of two_pass against exact: {recall_at_k(found['two_pass'], found['exact']):.4f}")
     print(f"  recall@{K} of prefix   against exact: {recall_at_k(found['prefix'], found['exact']):.4f}")

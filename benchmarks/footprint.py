@@ -23,7 +23,9 @@ def run(data: Path) -> None:
             _print("at start, empty", server, before, prefix_bytes)
             for start in range(0, N, BATCH):
                 vectors = normalise(rng.standard_normal((BATCH, DIM), dtype=np.float32))
-                server.add([{"id": f"{start + i}", "vector": v.tolist()} for i, v in enumerate(vectors)], BATCH)
+                server.add(
+                    [{"id": f"{start + i}", "vector": v.tolist()} for i, v in enumerate(vectors)], BATCH
+                )
             _print("after ingest", server, before, prefix_bytes)
             _searches(server, queries)
             _print("after 200 searches of each mode", server, before, prefix_bytes)

@@ -20,7 +20,7 @@ from server.api.problems import PROBLEM_JSON, add_error_handlers
 from server.api.requests import Requests
 from server.api.schemas import Problem
 from server.api.threads import Running
-from server.catalog import Catalog, Generation
+from server.catalog import Catalog
 from server.collection import Collection
 from server.encoders.errors import EncoderError
 from server.encoders.fingerprint import Fingerprint
@@ -28,6 +28,7 @@ from server.encoders.loading import load_encoder
 from server.errors import CatalogDamagedError, ModelChangedError, ServiceError, StartupError, answer_for
 from server.logs import start_logging
 from server.memory import keep_memory_small
+from server.records import Generation
 from server.settings import Settings, SettingsError
 from server.store import CATALOG_NAME, LocalStore
 

@@ -10,7 +10,6 @@ import queue
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from index.errors import DiskFullError, StorageError
 from server.errors import CatalogDamagedError, FormatError, StaleWriteError
+from server.records import Document, DocumentWrite, Generation, Known, LiveRows, PassageRow, Stored
 
 FORMAT_VERSION = 1
 N_READERS = 8  # connections kept for reading; more threads than that wait for one, microseconds each
@@ -57,86 +57,6 @@ CREATE INDEX passages_by_document ON passages (document);
 """
 
 
-@dataclass(frozen=True)
-class Generation:
-    """One set of vectors: what made them, and how many rows are committed."""
-
-    number: int
-    fingerprint: str  # JSON
-    dim: int
-    vector_dtype: str
-    n_rows: int
-
-
-@dataclass(frozen=True)
-class DocumentWrite:
-    """A document to store, with the passages that its new rows belong to, in the order of the rows."""
-
-    id: str
-    text: str | None
-    metadata: str  # JSON object, in canonical form
-    content_hash: bytes
-    own_vector: bool
-    passages: Sequence[tuple[int, int]]  # [start, end) in characters
-
-
-@dataclass(frozen=True)
-class Known:
-    """What ingest compares a document with."""
-
-    content_hash: bytes
-    metadata: str
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What one write did."""
-
-    created: int
-    updated: int
-    removed_rows: NDArray[np.int64]  # rows of replaced passages
-
-
-@dataclass(frozen=True)
-class LiveRows:
-    """Rows that have a passage, sorted: (n,) each."""
-
-    rows: NDArray[np.int64]
-    checksums: NDArray[np.uint32]
-    is_damaged: NDArray[np.bool_]  # found lost by an earlier start and not made again yet
-
-
-@dataclass(frozen=True)
-class PassageRow:
-    """Where a row's passage stands."""
-
-    row: int
-    document: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Document:
-    """A document as stored."""
-
-    number: int
-    id: str
-    text: str | None
-    metadata: dict[str, Any]
-    passages: int
-
-
-@dataclass(frozen=True)
-class RowSource:
-    """What a damaged row can be made from again."""
-
-    row: int
-    id: str
-    text: str | None  # the passage's text; None where the client brought the vector
-    own_vector: bool
-
-
 class Catalog:
     """One collection's catalog. Any thread reads; writes are made by one thread at a time (the caller's lock)."""
 
@@ -163,7 +83,11 @@ class Catalog:
 
     def _connect(self) -> sqlite3.Connection:
         with self._named_errors():
-            mode = "ro" if self._read_only else "rwc"
+            mode = "rwc"
+            if self._read_only:
+                # Without a WAL nobody is writing: then SQLite needn't leave lock files of its own behind.
+                has_wal = self.path.with_name(self.path.name + "-wal").exists()
+                mode = "ro" if has_wal else "ro&immutable=1"
             connection = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode={mode}",
                 uri=True,
@@ -411,18 +335,25 @@ class Catalog:
             ).fetchall()
         return [_document(each) for each in found]
 
-    def row_sources(self, generation: int, rows: Sequence[int]) -> list[RowSource]:
-        """Return what the rows can be encoded from again, sorted by row; dead rows are left out."""
+    def row_texts(self, generation: int, rows: Sequence[int]) -> dict[int, str]:
+        """Return the passages' texts of those rows that are alive and can be encoded again."""
         found = self._select_in(
-            'SELECT row, id, text, start, "end", own_vector FROM passages JOIN documents ON document = number '
-            "WHERE generation = ? AND row IN ({})",
+            'SELECT row, text, start, "end" FROM passages JOIN documents ON document = number '
+            "WHERE NOT own_vector AND generation = ? AND row IN ({})",
             (generation,),
             rows,
         )
-        return [
-            RowSource(row, identifier, None if own_vector else text[start:end], bool(own_vector))
-            for row, identifier, text, start, end, own_vector in sorted(found)
-        ]
+        return {row: text[start:end] for row, text, start, end in found}
+
+    def own_vector_ids(self, generation: int, rows: Sequence[int]) -> set[str]:
+        """Return the documents among those rows whose vector the client brought."""
+        found = self._select_in(
+            "SELECT id FROM passages JOIN documents ON document = number "
+            "WHERE own_vector AND generation = ? AND row IN ({})",
+            (generation,),
+            rows,
+        )
+        return {identifier for (identifier,) in found}
 
     def texts(self) -> Iterator[tuple[str, str, bytes]]:
         """Yield (id, text, content hash) of every document that was encoded from its text."""

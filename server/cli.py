@@ -8,26 +8,24 @@ it, so that `--help` and the client commands answer at once.
 import contextlib
 import dataclasses
 import json
-import textwrap
+import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.text import Text
 
 from server import __version__
+from server.printing import counted, duration, plain, print_hit, skipped_lines, stored_lines, timings
+from server.progress import check_progress, progress
 
 if TYPE_CHECKING:
-    from server.client import Client, Hit, IngestReport, SearchAnswer
-    from server.readers import Found, Skips
+    from server.client import Client, SearchAnswer
 
 INCOMPLETE, FAILED, INTERRUPTED = 1, 2, 130  # exit codes besides 0
-PLAIN_PROGRESS_S = 5.0  # between two lines of progress, where there is no terminal
-PASSAGE_LINES = 3
 
 app = typer.Typer(
     help="Vector search on your own machine: short prefixes in memory, full vectors on disk.",
@@ -101,6 +99,9 @@ def serve(
     ] = None,
 ) -> None:
     """Run the server until Ctrl-C or SIGTERM."""
+    # Until uvicorn takes the signal over: process 1 of a container ignores one that it has no handler for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
     from server.app import serve as run_server
     from server.errors import StartupError
     from server.settings import SettingsError, load_settings
@@ -149,9 +150,10 @@ def ingest(
     A file's path is its document's id. Run it again whenever something changed: what is unchanged is skipped,
     what changed is replaced.
     """
-    from server.client import IngestReport
-    from server.client import ingest as send
-    from server.readers import Skipped, Skips, count_documents, find_sources, read_sources
+    from server.incoming import Skipped, Skips
+    from server.readers import count_documents, find_sources, read_sources
+    from server.uploading import IngestReport
+    from server.uploading import ingest as send
 
     skips, report = Skips(), IngestReport()
     found = find_sources(paths, skips.add, base)
@@ -159,7 +161,7 @@ def ingest(
     code = 0
     if not found.sources:
         typer.echo("There is nothing to ingest.")
-        _print_skips(skips, report, found)
+        _echo(skipped_lines(skips, report, found))
         raise typer.Exit(INCOMPLETE)
     try:
         with _connected(url, api_key) as client, progress(count_documents(found.sources)) as on_done:
@@ -175,8 +177,8 @@ def ingest(
     except typer.Exit as stopped:
         code = stopped.exit_code
     if report.stored or code != FAILED:
-        _print_stored(report, time.monotonic() - started)
-        _print_skips(skips, report, found)
+        _echo(stored_lines(report, time.monotonic() - started))
+        _echo(skipped_lines(skips, report, found))
     raise typer.Exit(code or (INCOMPLETE if skips.count or report.refused.count else 0))
 
 
@@ -228,7 +230,7 @@ def search(
     answer: SearchAnswer = json.loads(body)
     console = Console(highlight=False, soft_wrap=True)
     for rank, hit in enumerate(answer["hits"], 1):
-        _print_hit(console, rank, hit)
+        print_hit(console, rank, hit)
     for warning in answer["warnings"]:
         typer.echo(f"Note: {plain(warning)}", err=True)
     typer.echo(f"{counted(len(answer['hits']), 'document')} · {timings(answer)}")
@@ -254,7 +256,8 @@ def verify(config: Config = None, data_dir: DataDir = None, as_json: AsJson = Fa
 
     try:
         settings = load_settings(config, options={} if data_dir is None else {"data_dir": data_dir})
-        report = check_data(settings.data_dir, lambda done, total: None)
+        with check_progress() as on_progress:
+            report = check_data(settings.data_dir, on_progress)
     except SettingsError as error:
         _fail(str(error), "Correct this and run it again; config.yaml explains every setting.", FAILED)
     except (ServiceError, IndexFault) as error:
@@ -268,7 +271,7 @@ def verify(config: Config = None, data_dir: DataDir = None, as_json: AsJson = Fa
         typer.echo(
             f"{settings.data_dir}: {verdict}. Checked {counted(report.documents, 'document')} and "
             f"{counted(report.rows, 'vector')} ({report.checked_bytes / 1e6:,.1f} MB) "
-            f"in {_duration(report.seconds)}."
+            f"in {duration(report.seconds)}."
         )
     raise typer.Exit(0 if report.ok else INCOMPLETE)
 
@@ -301,64 +304,6 @@ def demo(
 
 
 @contextlib.contextmanager
-def progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show how far an ingest is, on standard error; call what this yields with the number of documents done.
-
-    A bar on a terminal, a line every few seconds elsewhere. `total` is None where nobody knows.
-    """
-    console = Console(stderr=True)
-    started = time.monotonic()
-    done, told_at = 0, started
-
-    def state() -> str:
-        seconds = max(time.monotonic() - started, 1e-3)
-        parts = [f"{done:,} of {total:,} documents" if total is not None else f"{done:,} documents"]
-        if done:
-            rate = done / seconds
-            parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
-            if total is not None and done < total:
-                parts.append(f"{_duration((total - done) / rate)} left")
-        return " · ".join(parts)
-
-    with contextlib.ExitStack() as stack:
-        bar = None
-        if console.is_terminal:
-            bar = Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True)
-            task = stack.enter_context(bar).add_task(state(), total=total)
-
-        def on_done(n: int) -> None:
-            nonlocal done, told_at
-            done += n
-            if bar is not None:
-                bar.update(task, completed=done, description=state())
-            elif time.monotonic() - told_at >= PLAIN_PROGRESS_S:
-                told_at = time.monotonic()
-                console.print(state(), highlight=False)
-
-        yield on_done
-
-
-def timings(answer: "SearchAnswer") -> str:
-    """Say how a search was done and how long it took."""
-    took = answer["timings_ms"]
-    return (
-        f"{counted(answer['candidates'], 'candidate')} · encode {took['encode']:.1f} ms · "
-        f"first pass {took['first_pass']:.2f} ms · second pass {took['second_pass']:.2f} ms · "
-        f"total {took['total']:.1f} ms"
-    )
-
-
-def counted(n: int, thing: str) -> str:
-    """Say a number of things: 1 document, 2,000 documents."""
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
-
-
-def plain(text: str) -> str:
-    """Return text on one line, without characters that could steer a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-@contextlib.contextmanager
 def _connected(url: str, api_key: str) -> Iterator["Client"]:
     from server.client import Client, ClientError, RefusedError
 
@@ -371,6 +316,11 @@ def _connected(url: str, api_key: str) -> Iterator["Client"]:
         _fail(str(error), error.hint, FAILED)
 
 
+def _echo(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
 def _fail(message: str, hint: str, code: int) -> NoReturn:
     """Say what happened and what to do, and end."""
     typer.echo(f"twopass: {message}", err=True)
@@ -380,50 +330,8 @@ def _fail(message: str, hint: str, code: int) -> NoReturn:
 
 
 def _wait_for_server(seconds: float) -> None:
-    typer.echo(f"The server is busy or away; trying again in {_duration(seconds)}.", err=True)
+    typer.echo(f"The server is busy or away; trying again in {duration(seconds)}.", err=True)
     time.sleep(seconds)
-
-
-def _print_stored(report: "IngestReport", seconds: float) -> None:
-    typer.echo(
-        f"{counted(report.stored, 'document')} stored: {report.created:,} new, {report.updated:,} updated, "
-        f"{report.unchanged:,} unchanged ({counted(report.passages, 'passage')}) in {_duration(seconds)}."
-    )
-    for warning in dict.fromkeys(report.warnings):
-        typer.echo(f"Note: {plain(warning)}")
-
-
-def _print_skips(skips: "Skips", report: "IngestReport", found: "Found") -> None:
-    for what, some in (("Skipped", skips), ("Refused by the server", report.refused)):
-        if some.count:
-            typer.echo(f"{what}: {some.count:,}")
-            for each in some.first:
-                typer.echo(f"  {plain(each.source)}: {plain(each.reason)}")
-            if some.count > len(some.first):
-                typer.echo(f"  … and {some.count - len(some.first):,} more")
-    if found.other_kinds:
-        kinds = ", ".join(f"{n:,} {kind}" for kind, n in found.other_kinds.most_common(5))
-        typer.echo(f"Passed over {counted(found.other_kinds.total(), 'file')} of other kinds: {kinds}")
-
-
-def _print_hit(console: Console, rank: int, hit: "Hit") -> None:
-    line = Text(f"{rank:>3}  {hit['score']:.3f}  ")
-    line.append(plain(hit["id"]), style="bold")
-    if (explain := hit.get("explain")) and explain["prefix_score"] is not None:
-        line.append(
-            f"  prefix {explain['prefix_score']:.3f}, rank {explain['prefix_rank']} → {explain['rank']}"
-        )
-    console.print(line)
-    passage = plain(hit["passage"].get("text") or "")
-    for row in textwrap.wrap(passage, max(console.width - 12, 20), max_lines=PASSAGE_LINES, placeholder=" …"):
-        console.print(Text(f"            {row}", style="dim"))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 if __name__ == "__main__":

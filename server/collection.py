@@ -11,12 +11,11 @@ import structlog
 
 from index.errors import IndexFault
 from index.two_pass import Mode
-from index.vectors import Float32
-from server.catalog import Document
 from server.encoders.encoder import Encoder
 from server.encoders.errors import EncoderError
 from server.errors import NotFoundError, StoppingError, TooLargeError
 from server.ingest import MAX_ID_BYTES, Added, Ingest, NewDocument
+from server.records import Document
 from server.searches import Answer, Query, Searches
 from server.settings import IndexSettings, LimitSettings
 from server.store import LocalStore
@@ -125,8 +124,10 @@ class Collection:
 
     def start_repair(self) -> None:
         """Mend what was found damaged at start, in the background; searches go on without it meanwhile."""
-        if self.store.damage.rows:
-            self._repair = threading.Thread(target=self._mend, name="repair", daemon=True)
+        if self.store.damage.rows and self.encoder is not None:
+            self._repair = threading.Thread(
+                target=self._mend, args=(self.encoder,), name="repair", daemon=True
+            )
             self._repair.start()
 
     def stop(self) -> None:
@@ -142,15 +143,9 @@ class Collection:
             self.encoder.close()
         self.store.close()
 
-    def _mend(self) -> None:
-        encoder = self.encoder
-
-        def encode(texts: list[str]) -> Float32:
-            assert encoder is not None
-            return encoder.encode_documents(texts, self._stopping.is_set)
-
+    def _mend(self, encoder: Encoder) -> None:
         try:
-            self.store.repair(None if encoder is None else encode)
+            self.store.repair(lambda texts: encoder.encode_documents(texts, self._stopping.is_set))
         except (EncoderError, IndexFault) as error:
             # What is mended is committed; the rest stays in /stats as damaged and is tried at the next start.
             structlog.get_logger().warning("mending damaged vectors stopped", kind=type(error).__name__)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from index.vectors import Float32
-from server.catalog import DocumentWrite
 from server.checks import check_utf8, unit_vector
 from server.encoders.encoder import Encoder
 from server.errors import (
@@ -22,6 +21,7 @@ from server.errors import (
     StoppingError,
     TooLargeError,
 )
+from server.records import DocumentWrite
 from server.settings import LimitSettings
 from server.store import LocalStore
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from index.two_pass import Mode
 from index.vectors import Float32
-from server.catalog import Document
 from server.checks import check_utf8, unit_vector
 from server.encoders.encoder import Encoder
 from server.errors import InputError, NoEncoderError
+from server.records import Document
 from server.settings import IndexSettings
 from server.store import DocumentHit, Found, LocalStore
 
@@ -27,6 +27,7 @@ class Query:
     oversample: float | None = None  # None: the setting
     score_threshold: float | None = None
     with_vectors: bool = False
+    where: str = ""  # what stands before a field's name in an error: "searches[3]." in a batch
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Searches:
         texts: list[str] = []
         positions: list[int] = []
         for at, query in enumerate(queries):
-            where = f"searches[{at}]." if len(queries) > 1 else ""
+            where = query.where
             if (query.text is None) == (query.vector is None):
                 raise InputError("a search needs either query or vector", f"{where}query")
             if query.vector is not None:
@@ -124,4 +125,6 @@ class Searches:
             if hit.document in documents
         ]
         fetch_s = time.perf_counter() - started
-        return Answer(hits, found, query.mode is Mode.EXACT, encode_s, fetch_s, warnings)
+        # A document whose vector is lost could have been the better one.
+        certified = query.mode is Mode.EXACT and not self.store.damage.rows
+        return Answer(hits, found, certified, encode_s, fetch_s, warnings)

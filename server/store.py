@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from index.two_pass import (
     pool_size,
 )
 from index.vectors import Float32, Rows
-from server.catalog import Catalog, Document, DocumentWrite, Generation, Known, PassageRow, RowSource, Stored
+from server.catalog import Catalog
+from server.records import Document, DocumentWrite, Generation, Known, PassageRow, Stored
 
 NEWEST_ROWS = 4096
 """Rows whose checksums are compared at every start: what a crash or power loss can have hurt was written last."""
@@ -67,10 +68,8 @@ class Found:
 class Damage:
     """What was found damaged at start and isn't mended yet."""
 
-    rows: set[int] = field(default_factory=set)
-    ids: set[str] = field(
-        default_factory=set
-    )  # documents whose vector the client brought: only it can mend them
+    rows: set[int]
+    ids: set[str]  # documents whose vector the client brought: only it can mend them
 
 
 class LocalStore:
@@ -100,7 +99,7 @@ class LocalStore:
         live = np.zeros(generation.n_rows, np.bool_)
         live[found.rows] = True
         live[bad] = False
-        self.damage = Damage(rows=set(bad.tolist()))
+        self.damage = Damage(set(bad.tolist()), catalog.own_vector_ids(generation.number, bad.tolist()))
         self.index = TwoPassIndex(self.folder, self.shape, generation.n_rows, live)
 
     # Writing
@@ -140,25 +139,22 @@ class LocalStore:
             self.damage.rows -= set(removed.tolist())
         return found
 
-    def repair(self, encode: Callable[[list[str]], Float32] | None) -> None:
+    def repair(self, encode: Callable[[list[str]], Float32]) -> None:
         """Encode damaged rows again from their texts, a few hundred at a time.
 
-        Rows whose vector the client brought, or all of them without an encoder, can't be mended here; their
-        documents are named in `damage.ids`.
+        Rows whose vector the client brought stay damaged; their documents are named in `damage.ids`.
         """
-        for start in range(0, len(todo := sorted(self.damage.rows)), REPAIR_ROWS):
-            part = todo[start : start + REPAIR_ROWS]
-            sources = self.catalog.row_sources(self.generation, part)
-            self.damage.ids |= {source.id for source in sources if source.own_vector or encode is None}
-            if encode is not None:
-                mendable = [source for source in sources if not source.own_vector]
-                self._replace(mendable, encode([source.text or "" for source in mendable]))
+        todo = sorted(self.damage.rows)
+        for start in range(0, len(todo), REPAIR_ROWS):
+            texts = self.catalog.row_texts(self.generation, todo[start : start + REPAIR_ROWS])
+            if texts:
+                self._replace(list(texts), encode(list(texts.values())))
 
-    def _replace(self, sources: Sequence[RowSource], vectors: Float32) -> None:
+    def _replace(self, rows: Sequence[int], vectors: Float32) -> None:
         with self._write_lock:
-            alive = self.catalog.passages_of_rows(self.generation, [source.row for source in sources])
-            keep = [i for i, source in enumerate(sources) if source.row in alive]
-            old = np.array([sources[i].row for i in keep], np.int64)
+            alive = self.catalog.passages_of_rows(self.generation, rows)
+            keep = [slot for slot, row in enumerate(rows) if row in alive]
+            old = np.array([rows[slot] for slot in keep], np.int64)
             if len(old):
                 appended = self._append(vectors[keep])
                 try:
@@ -167,7 +163,7 @@ class LocalStore:
                     self.index.discard(appended)
                     raise
                 self.index.publish(appended, old)
-            self.damage.rows -= {source.row for source in sources}
+            self.damage.rows -= set(rows)
 
     def _append(self, vectors: Float32) -> Appended:
         generation = self.catalog.generation()

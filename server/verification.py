@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from index.two_pass import damaged_rows, stale_prefix_files, vector_path
-from server.catalog import Catalog, Generation
+from server.catalog import Catalog
 from server.errors import CatalogDamagedError, NotFoundError
 from server.ingest import content_hash
+from server.records import Generation
 from server.store import CATALOG_NAME, shape_of
 
 MEND = "Run `twopass serve --check all`: vectors are encoded again from their texts."
@@ -32,7 +33,7 @@ class VerifyReport:
 
     problems: list[Finding] = field(default_factory=list)
     documents: int = 0
-    rows: int = 0  # committed, dead ones included
+    rows: int = 0  # vectors checked: those of a passage
     checked_bytes: int = 0
     seconds: float = 0.0
 
@@ -79,7 +80,6 @@ def _verify(
     generation = catalog.generation()
     if generation is None:
         return
-    report.rows = generation.n_rows
     _verify_vectors(catalog, generation, folder, report, on_progress)
 
 
@@ -93,6 +93,7 @@ def _verify_vectors(
     shape = shape_of(generation, generation.dim)
     found = catalog.live_rows(generation.number)
     rows, checksums = found.rows, found.checksums
+    report.rows = len(rows)
     bad = []
     for start in range(0, len(rows), BLOCK_ROWS):
         part = slice(start, start + BLOCK_ROWS)
@@ -101,11 +102,7 @@ def _verify_vectors(
     damaged = np.concatenate(bad) if bad else rows[:0]
     report.checked_bytes = len(rows) * generation.dim * (2 if generation.vector_dtype == "float16" else 4)
     if len(damaged):
-        lost = {
-            source.id
-            for source in catalog.row_sources(generation.number, damaged.tolist())
-            if source.own_vector
-        }
+        lost = catalog.own_vector_ids(generation.number, damaged.tolist())
         path = vector_path(folder, shape)
         detail = f"{len(damaged)} of {len(rows)} vectors in {path} are missing or damaged"
         report.problems.append(Finding("vectors_damaged", detail, MEND))

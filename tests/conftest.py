@@ -86,7 +86,9 @@ def environment(data_dir: Path, **settings: object) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(data_dir: Path, program: tuple[str, ...] = ("-m", "server.cli"), **settings: object) -> Iterator[Server]:
+def serving(
+    data_dir: Path, program: tuple[str, ...] = ("-m", "server.cli"), **settings: object
+) -> Iterator[Server]:
     """Run the real server in a process of its own on a free port; stop it at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, *program, "serve"],

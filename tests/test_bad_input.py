@@ -180,6 +180,14 @@ def test_of_many_wrong_fields_the_first_ten_are_listed(untouched):
     assert found["errors"][3]["where"] == "documents[3].text"
 
 
+@pytest.mark.parametrize("n_before", [0, 2])
+def test_an_error_in_a_batch_names_its_search(untouched, n_before):
+    for wrong, field in (({"vector": UNIT, "k": 5000}, "k"), ({"vector": [1.0]}, "vector"), ({}, "query")):
+        body = {"searches": [search()] * n_before + [wrong]}
+        answer = untouched.http.post("/search/batch", json=body)
+        assert answer.json()["where"] == f"searches[{n_before}].{field}"
+
+
 def test_an_ndjson_error_names_its_line(untouched):
     content = json.dumps({"id": "good", "vector": UNIT}) + '\n\n{"id": "bad", "vector": 7}\n'
     answer = untouched.http.post(

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from server import __version__, cli
+from server import __version__, cli, progress
 from server.client import DEFAULT_URL
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +92,7 @@ def test_the_help_of_every_command_has_an_example_and_its_exit_codes(command):
 def test_help_and_the_client_commands_import_nothing_heavy():
     script = """
 import sys
-from server import cli, client, readers
+from server import cli, readers, uploading
 try:
     cli.app(["ingest", "--help"], prog_name="twopass")
 finally:
@@ -293,8 +294,8 @@ def test_ctrl_c_ends_an_ingest_with_what_was_stored(tmp_path):
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "PLAIN_PROGRESS_S", 0.0)
-    with cli.progress(1200) as on_done:
+    monkeypatch.setattr(progress, "PLAIN_PROGRESS_S", 0.0)
+    with progress.progress(1200) as on_done:
         on_done(300)
         on_done(900)
     first, second = capsys.readouterr().err.splitlines()
@@ -305,9 +306,21 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys)
 def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    with cli.progress(None) as on_done:
+    with progress.progress(None) as on_done:
         on_done(7)
     assert "━" in capsys.readouterr().err
+
+
+def test_the_progress_of_a_check_is_a_bar_on_a_terminal_and_silent_elsewhere(monkeypatch, capsys):
+    with progress.check_progress() as on_progress:
+        on_progress(3, 9)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress.check_progress() as on_progress:
+        on_progress(3000, 9000)
+    shown = capsys.readouterr().err
+    assert "━" in shown and "3,000 of 9,000 vectors" in shown
 
 
 def test_serve_takes_its_options_and_ends_cleanly(tmp_path):
@@ -326,6 +339,18 @@ def test_serve_takes_its_options_and_ends_cleanly(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=60)[0] == ""
     assert process.returncode == 0
+
+
+def test_serve_ends_cleanly_when_the_signal_comes_while_it_is_loading(tmp_path):
+    process = started("serve", "--data-dir", tmp_path, "--port", 0)
+    while not (tmp_path / "lock").exists():  # held from before the model is loaded
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (0, "")
+    assert "listening" not in stderr  # it was still loading
+    assert "Traceback" not in stderr
 
 
 def test_serve_says_in_two_lines_why_it_cannot_start(tmp_path):

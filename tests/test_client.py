@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from server import client as client_module
-from server.client import BadUrlError, Client, IngestReport, RefusedError, UnreachableError, ingest
+from server import uploading
+from server.client import BadUrlError, Client, RefusedError, UnreachableError
+from server.uploading import IngestReport, ingest
 
 HANG_UP = object()  # instead of an answer: close the connection
 
@@ -116,7 +117,7 @@ def refused(run):
 
 
 def test_documents_are_sent_in_batches_and_counted(monkeypatch):
-    monkeypatch.setattr(client_module, "BATCH_DOCUMENTS", 2)
+    monkeypatch.setattr(uploading, "BATCH_DOCUMENTS", 2)
     with scripted(lambda documents: stored(documents, passages=5, warnings=["careful"])) as server:
         done = run(server.url, texts("a", "b", "c"))
     assert server.ids == [["a", "b"], ["c"]]
@@ -126,7 +127,7 @@ def test_documents_are_sent_in_batches_and_counted(monkeypatch):
 
 
 def test_a_batch_is_bounded_in_bytes_but_takes_a_larger_document_alone(monkeypatch):
-    monkeypatch.setattr(client_module, "BATCH_BYTES", 70)
+    monkeypatch.setattr(uploading, "BATCH_BYTES", 70)
     documents = [*texts("a", "b"), {"id": "c", "text": "c" * 500}, *texts("d", "e", "f")]
     with scripted() as server:
         run(server.url, documents)
@@ -224,7 +225,7 @@ def test_a_broken_connection_is_tried_again():
 def test_an_error_that_is_no_documents_ends_the_ingest_with_what_was_stored_in_the_report(
     monkeypatch, status, code
 ):
-    monkeypatch.setattr(client_module, "BATCH_DOCUMENTS", 1)
+    monkeypatch.setattr(uploading, "BATCH_DOCUMENTS", 1)
     done = Run()
     with (
         scripted(

@@ -17,7 +17,12 @@ FAILING = (str(ROOT / "tests" / "failing_server.py"),)
 
 
 def document(identifier, vector, version):
-    return {"id": identifier, "vector": vector.tolist(), "text": f"{identifier} v{version}", "metadata": {"v": version}}
+    return {
+        "id": identifier,
+        "vector": vector.tolist(),
+        "text": f"{identifier} v{version}",
+        "metadata": {"v": version},
+    }
 
 
 def stored(server):
@@ -133,7 +138,9 @@ class Writer(threading.Thread):
     def run(self):
         with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as http:
             for version in range(1_000_000):
-                ids = self.random.sample([f"{self.prefix}-{i}" for i in range(400)], self.random.randint(1, 60))
+                ids = self.random.sample(
+                    [f"{self.prefix}-{i}" for i in range(400)], self.random.randint(1, 60)
+                )
                 is_delete = self.random.random() < 0.15
                 new = {name: self.vectors.standard_normal(DIM).astype(np.float32) for name in ids}
                 try:
@@ -181,7 +188,9 @@ def test_25_kills_at_random_moments_of_concurrent_ingests_lose_nothing(tmp_path,
             certain = {n: kept[0] for n, kept in expected.items() if kept and n not in uncertain}
             check_found(server, certain)
             # What got no answer is settled now, one way or the other; take it out for the next round.
-            server.http.post("/documents/delete", json={"ids": sorted(uncertain | (set(there) - set(expected)))})
+            server.http.post(
+                "/documents/delete", json={"ids": sorted(uncertain | (set(there) - set(expected)))}
+            )
             expected |= dict.fromkeys(uncertain)
             assert server.stop() == 0
     assert n_requests > 100

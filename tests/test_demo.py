@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from server.cli import progress
-from server.demo import QUESTIONS, DemoError, collect_docstrings, run
+from server.demo import QUESTIONS, DemoError, run
+from server.docstrings import collect_docstrings
+from server.progress import progress
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,7 +87,7 @@ def test_what_is_private_empty_or_said_twice_is_left_out(docstrings):
 def test_collecting_runs_no_module_for_its_docstring():
     script = """
 import sys
-from server.demo import collect_docstrings
+from server.docstrings import collect_docstrings
 collect_docstrings()
 print({"this", "antigravity", "tkinter", "turtle", "idlelib", "mailbox", "imaplib"} & set(sys.modules))
 """

@@ -17,9 +17,10 @@ ROOMS = {
     "sqlite3": {"server/catalog.py"},
     "fcntl": {"index/durable.py"},
     "yaml": {"server/settings.py"},
-    "sentence_transformers": "server/encoders/",
-    "torch": "server/encoders/",
-    "transformers": "server/encoders/",
+    "sentence_transformers": {"server/encoders/torch_model.py"},
+    "torch": {"server/encoders/torch_model.py"},
+    "transformers": {"server/encoders/torch_model.py"},
+    "huggingface_hub": {"server/encoders/hub.py"},
     "tokenizers": "server/encoders/",
     "onnxruntime": "server/encoders/",
     "fastapi": ("server/app.py", "server/api/"),
@@ -75,23 +76,32 @@ def test_fsync_and_replace_live_in_one_room():
     assert found == []
 
 
+def calls_at_once(node):
+    """The calls that evaluating this makes; not those that a lambda in it would make later."""
+    if isinstance(node, ast.Call):
+        yield node
+    if not isinstance(node, ast.Lambda):
+        for child in ast.iter_child_nodes(node):
+            yield from calls_at_once(child)
+
+
 def test_importing_a_module_does_nothing():
     """At module level: imports, definitions and constants; no call that opens, starts or loads something."""
     harmless = {
         "frozenset", "TypeVar", "ParamSpec", "Path", "compile", "getLogger", "APIRouter", "dtype", "Field",
         "SecretStr", "Argument", "Option", "Typer", "field", "dataclass", "ConfigDict", "Answer", "setattr",
-        "getattr", "Depends", "split", "set", "tuple", "dict", "namedtuple", "escape", "join",
+        "getattr", "Depends", "GetPydanticSchema", "split", "set", "tuple", "dict", "namedtuple",
+        "escape", "join",
     }  # fmt: skip
     found = []
     for name, tree in modules():
         for node in tree.body:
             if isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr) and node.value is not None:
-                for call in ast.walk(node.value):
-                    if isinstance(call, ast.Call):
-                        function = call.func
-                        called = function.attr if isinstance(function, ast.Attribute) else function.id
-                        if called not in harmless:
-                            found.append((name, called))
+                for call in calls_at_once(node.value):
+                    function = call.func
+                    called = function.attr if isinstance(function, ast.Attribute) else function.id
+                    if called not in harmless:
+                        found.append((name, called))
     assert found == []
 
 
@@ -101,9 +111,7 @@ def family(root):
         yield from family(child)
 
 
-@pytest.mark.parametrize(
-    "root", [index_errors.IndexFault, errors.ServiceError, encoder_errors.EncoderError]
-)
+@pytest.mark.parametrize("root", [index_errors.IndexFault, errors.ServiceError, encoder_errors.EncoderError])
 def test_every_error_has_an_answer_of_its_own(root):
     mine = [kind for kind in family(root) if kind.__module__.startswith(("index.", "server."))]
     assert [kind.__name__ for kind in mine if kind not in errors.ANSWERS] == []

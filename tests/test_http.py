@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from index import reference
-from index.vectors import normalise
 
 
 def stored(vectors):
@@ -100,7 +99,7 @@ def test_include_decides_what_a_hit_carries(filled, corpus):
 
 
 def test_oversample_and_threshold(filled, corpus):
-    vectors, queries = corpus
+    _, queries = corpus
     search = {"vector": queries[0].tolist(), "k": 20}
     assert filled.http.post("/search", json=search).json()["candidates"] == 160
     assert filled.http.post("/search", json={**search, "oversample": 4.5}).json()["candidates"] == 90

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server import readers
-from server.readers import Skips, count_documents, find_sources, html_to_text, read_paths
+from server import decoding
+from server.html_text import html_to_text
+from server.incoming import Skipped, Skips
+from server.readers import count_documents, find_sources, read_paths
 
 
 def read(*paths, base=None, stdin=b""):
@@ -132,7 +134,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 
 
 def test_a_file_that_is_too_large_is_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 1 << 20)
+    monkeypatch.setattr(decoding, "MAX_DOCUMENT_BYTES", 1 << 20)
     at_limit = write(tmp_path / "a.txt", b"a" * (1 << 20))
     above = write(tmp_path / "b.txt", b"a" * ((1 << 20) + 1))
     documents, skipped = read(tmp_path)
@@ -179,7 +181,7 @@ def test_a_file_given_by_name_is_read_whatever_its_suffix(tmp_path):
 def test_skips_count_all_and_keep_the_first():
     skips = Skips()
     for number in range(50):
-        skips.add(readers.Skipped(str(number), "no"))
+        skips.add(Skipped(str(number), "no"))
     assert skips.count == 50
     assert [each.source for each in skips.first] == [str(number) for number in range(20)]
 
@@ -237,7 +239,7 @@ def test_a_line_nested_without_end_is_skipped(tmp_path):
 
 
 def test_a_line_that_is_too_long_is_skipped_and_the_next_one_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 1 << 20)
+    monkeypatch.setattr(decoding, "MAX_DOCUMENT_BYTES", 1 << 20)
     long = json.dumps({"text": "a" * (3 << 20)})
     file = write(tmp_path / "list.jsonl", f'{long}\n{{"text": "next"}}\n')
     documents, skipped = read(file)

@@ -50,7 +50,11 @@ class Store(RuleBasedStateMachine):
         self.catalog.close()
         self.open()
 
-    @rule(ids=st.lists(IDS, min_size=1, max_size=6, unique=True), sizes=st.integers(1, 3), seed=st.integers(0, 10**6))
+    @rule(
+        ids=st.lists(IDS, min_size=1, max_size=6, unique=True),
+        sizes=st.integers(1, 3),
+        seed=st.integers(0, 10**6),
+    )
     def put(self, ids, sizes, seed):
         vectors = unit(seed, len(ids) * sizes)
         writes = [
@@ -106,7 +110,9 @@ class Store(RuleBasedStateMachine):
             assert self.catalog.counts() == (len(self.expected), n_passages)
             assert self.store.index.n_live == n_passages
             for document in self.catalog.page("", 100):
-                assert document.metadata == ({} if self.expected[document.id][1] == "{}" else document.metadata)
+                assert document.metadata == (
+                    {} if self.expected[document.id][1] == "{}" else document.metadata
+                )
 
     def teardown(self):
         if hasattr(self, "store"):

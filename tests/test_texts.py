@@ -10,7 +10,9 @@ ANIMALS = {
     "bee": "Honey bees dance to tell each other where flowers are.",
     "owl": "Owls turn their heads almost all the way round because their eyes can't move.",
 }
-FILLER = " ".join(f"Paragraph {i} is about the weather on an ordinary Tuesday in a small town." for i in range(400))
+FILLER = " ".join(
+    f"Paragraph {i} is about the weather on an ordinary Tuesday in a small town." for i in range(400)
+)
 
 
 def add(server, **texts):
@@ -87,7 +89,9 @@ def test_a_query_longer_than_the_model_reads_is_answered_with_a_warning(texts):
 
 def test_an_ingest_that_is_encoding_holds_up_no_search_and_shows_nothing_until_it_is_whole(texts):
     add(texts, **ANIMALS)
-    documents = [{"id": f"slow {i}", "text": f"Krill report {i}: {FILLER[i * 40 : i * 40 + 900]}"} for i in range(250)]
+    documents = [
+        {"id": f"slow {i}", "text": f"Krill report {i}: {FILLER[i * 40 : i * 40 + 900]}"} for i in range(250)
+    ]
     answers = []
     ingest = threading.Thread(
         target=lambda: answers.append(

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from server.api.bodies import Documents, json_body_schema
 from server.api.schemas import AddedOut, DeletedOut, DocumentOut, IdsIn, PageOut
 from server.api.threads import Service
-from server.catalog import Document
+from server.records import Document
 
 router = APIRouter(tags=["documents"])
 

@@ -25,7 +25,7 @@ router = APIRouter(tags=["search"])
 @router.post("/search", response_model_exclude_unset=True)
 async def search(service: Service, body: SearchIn) -> SearchOut:
     """Find the k best documents by meaning."""
-    return (await _search(service, [body]))[0]
+    return (await _search(service, [query_of(body, service.settings.limits.k, "")], [body]))[0]
 
 
 @router.post("/search/batch", response_model_exclude_unset=True)
@@ -34,21 +34,25 @@ async def search_batch(service: Service, body: SearchesIn) -> SearchesOut:
     limit = service.settings.limits.searches_per_batch
     if len(body.searches) > limit:
         raise TooLargeError(f"{len(body.searches)} searches in one request; the limit is {limit}")
-    return SearchesOut(results=await _search(service, body.searches))
+    queries = [
+        query_of(each, service.settings.limits.k, f"searches[{at}].") for at, each in enumerate(body.searches)
+    ]
+    return SearchesOut(results=await _search(service, queries, body.searches))
 
 
-async def _search(service: Running, searches: Sequence[SearchIn]) -> list[SearchOut]:
+async def _search(service: Running, queries: Sequence[Query], bodies: Sequence[SearchIn]) -> list[SearchOut]:
     started = time.perf_counter()
-    limit = service.settings.limits.k
-    queries = [query_of(each, limit) for each in searches]
     answers = await service.read(service.collection.search, queries)
     total_s = time.perf_counter() - started
-    return [search_out(each, answer, total_s) for each, answer in zip(searches, answers, strict=True)]
+    return [search_out(body, answer, total_s) for body, answer in zip(bodies, answers, strict=True)]
 
 
-def query_of(body: SearchIn, k_limit: int) -> Query:
+def query_of(body: SearchIn, k_limit: int, where: str) -> Query:
+    """Check what the schema can't. `where` is what stands before a field's name in an error."""
     if body.k > k_limit:
-        raise InputError(f"k is {body.k}; the largest is {k_limit}", "k", "Ask for fewer, or raise limits.k.")
+        raise InputError(
+            f"k is {body.k}; the largest is {k_limit}", f"{where}k", "Ask for fewer, or raise limits.k."
+        )
     return Query(
         body.query,
         body.vector,
@@ -56,7 +60,8 @@ def query_of(body: SearchIn, k_limit: int) -> Query:
         body.mode,
         body.oversample,
         body.score_threshold,
-        "vector" in body.include,
+        with_vectors="vector" in body.include,
+        where=where,
     )
 
 

@@ -1,0 +1,69 @@
+"""How far something is, on standard error."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from server.printing import duration
+
+PLAIN_PROGRESS_S = 5.0  # between two lines of progress, where there is no terminal
+
+
+@contextlib.contextmanager
+def progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how far an ingest is, on standard error; call what this yields with the number of documents done.
+
+    A bar on a terminal, a line every few seconds elsewhere. `total` is None where nobody knows.
+    """
+    console = Console(stderr=True)
+    started = time.monotonic()
+    done, told_at = 0, started
+
+    def state() -> str:
+        seconds = max(time.monotonic() - started, 1e-3)
+        parts = [f"{done:,} of {total:,} documents" if total is not None else f"{done:,} documents"]
+        if done:
+            rate = done / seconds
+            parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+            if total is not None and done < total:
+                parts.append(f"{duration((total - done) / rate)} left")
+        return " · ".join(parts)
+
+    with contextlib.ExitStack() as stack:
+        bar = None
+        if console.is_terminal:
+            bar = Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True)
+            task = stack.enter_context(bar).add_task(state(), total=total)
+
+        def on_done(n: int) -> None:
+            nonlocal done, told_at
+            done += n
+            if bar is not None:
+                bar.update(task, completed=done, description=state())
+            elif time.monotonic() - told_at >= PLAIN_PROGRESS_S:
+                told_at = time.monotonic()
+                console.print(state(), highlight=False)
+
+        yield on_done
+
+
+@contextlib.contextmanager
+def check_progress() -> Iterator[Callable[[int, int], None]]:
+    """Show how far a check is, on standard error; call what this yields with vectors done and vectors in all.
+
+    A bar on a terminal, nothing elsewhere.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    with Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True) as bar:
+        task = bar.add_task("reading the catalog", total=None)
+
+        def on_progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, description=f"{done:,} of {total:,} vectors")
+
+        yield on_progress

@@ -1,0 +1,78 @@
+"""What goes into the catalog and comes out of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One set of vectors: what made them, and how many rows are committed."""
+
+    number: int
+    fingerprint: str  # JSON
+    dim: int
+    vector_dtype: str
+    n_rows: int
+
+
+@dataclass(frozen=True)
+class DocumentWrite:
+    """A document to store, with the passages that its new rows belong to, in the order of the rows."""
+
+    id: str
+    text: str | None
+    metadata: str  # JSON object, in canonical form
+    content_hash: bytes
+    own_vector: bool
+    passages: Sequence[tuple[int, int]]  # [start, end) in characters
+
+
+@dataclass(frozen=True)
+class Known:
+    """What ingest compares a document with."""
+
+    content_hash: bytes
+    metadata: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What one write did."""
+
+    created: int
+    updated: int
+    removed_rows: NDArray[np.int64]  # rows of replaced passages
+
+
+@dataclass(frozen=True)
+class LiveRows:
+    """Rows that have a passage, sorted: (n,) each."""
+
+    rows: NDArray[np.int64]
+    checksums: NDArray[np.uint32]
+    is_damaged: NDArray[np.bool_]  # found lost by an earlier start and not made again yet
+
+
+@dataclass(frozen=True)
+class PassageRow:
+    """Where a row's passage stands."""
+
+    row: int
+    document: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document as stored."""
+
+    number: int
+    id: str
+    text: str | None
+    metadata: dict[str, Any]
+    passages: int

@@ -1,0 +1,261 @@
+"""The documents hold: every command of the README is run here, and tables, routes, fields and links are compared."""
+
+import ast
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import yaml
+from conftest import environment, serving
+
+from server.api import problems, schemas
+from server.errors import ANSWERS
+from server.settings import OTHER_VARIABLES, setting_fields, variable_name
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+HTTP = (ROOT / "docs/http.md").read_text()
+PAGES = sorted(
+    page
+    for page in ROOT.rglob("*.md")
+    if not any(part.startswith(".") for part in page.relative_to(ROOT).parts)
+)
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TWOPASS = ".venv/bin/twopass"
+
+
+def fences(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(text):
+    """The commands of all sh blocks, each as its words; a quoted argument may span lines."""
+    found = []
+    for block in fences(text, "sh"):
+        words = []
+        for line in block.splitlines(keepends=True):
+            words.append(line)
+            try:
+                split = shlex.split("".join(words), comments=True)
+            except ValueError:  # a quotation is still open
+                continue
+            words = []
+            if split:
+                found.append(split)
+        assert not words, f"a quotation is never closed: {words}"
+    return found
+
+
+COMMANDS = commands(README)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server with the bundled model and nothing stored, as a reader of the README has it."""
+    data_dir = tmp_path_factory.mktemp("readme")
+    with serving(data_dir) as running:
+        running.data_dir = data_dir
+        yield running
+        running.stop()
+
+
+def run_curl(words, server):
+    words = [word.replace(DEFAULT_URL, server.url) for word in words]
+    assert any(server.url in word for word in words), f"{words} doesn't ask the server at {DEFAULT_URL}"
+    told = subprocess.run(
+        [*words, "--fail-with-body", "--noproxy", "*"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, (words, told.stdout, told.stderr)
+    return json.loads(told.stdout)
+
+
+def run_twopass(words, server):
+    told = subprocess.run(
+        [sys.executable, "-m", "server.cli", *words[1:]],
+        env=environment(server.data_dir, url=server.url), cwd=ROOT,
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, (words, told.stdout, told.stderr)
+    return told.stdout
+
+
+def check_make(words):
+    targets = [word for word in words[1:] if "=" not in word]
+    made = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert targets and set(targets) <= set(made), words  # make would take a folder's name for a target
+    told = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, (words, told.stderr)
+
+
+def check_docker(words):
+    assert words[1:4] == ["compose", "up", "-d"], words
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    (name, service), (volume,) = *compose["services"].items(), compose["volumes"]
+    assert service["ports"] == ["127.0.0.1:8000:8000"]
+    assert f"{volume}:/data" in service["volumes"]
+    said = f"the service `{name}` on port 8000 of 127.0.0.1, with its data in the volume `{volume}`"
+    assert said in " ".join(README.split())
+
+
+def needs(program):
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+
+
+def test_every_command_of_the_readme_has_a_rule():
+    assert [words for words in COMMANDS if words[0] not in ("make", "docker", "curl", TWOPASS)] == []
+    assert {words[0] for words in COMMANDS} == {"make", "docker", "curl", TWOPASS}
+
+
+def test_commands_are_read_with_their_quotations():
+    text = "```sh\necho 'one\ntwo' 3  # four\n\nls\n```\n"
+    assert commands(text) == [["echo", "one\ntwo", "3"], ["ls"]]
+
+
+def test_make_targets_of_the_readme_exist():
+    needs("make")
+    for words in COMMANDS:
+        if words[0] == "make":
+            check_make(words)
+
+
+def test_make_commands_of_the_benchmarks_page_exist():
+    needs("make")
+    for words in commands((ROOT / "benchmarks/README.md").read_text()):
+        assert words[0] == "make", words
+        check_make(words)
+
+
+def test_compose_is_what_the_readme_says():
+    found = [words for words in COMMANDS if words[0] == "docker"]
+    assert found
+    for words in found:
+        check_docker(words)
+
+
+def test_curl_and_twopass_commands_of_the_readme_work_in_their_order(server):
+    needs("curl")
+    answers = [
+        run_curl(words, server) if words[0] == "curl" else run_twopass(words, server)
+        for words in COMMANDS
+        if words[0] in ("curl", TWOPASS)
+    ]
+    added, found, page, deleted, _, searched, verified = answers
+    assert (added["ids"], added["created"]) == (["otter", "kettle"], 2)
+    assert [each["id"] for each in page["documents"]] == ["kettle", "otter"]
+    assert deleted == {"deleted": 1, "missing": []}
+    assert "docs/" in searched.splitlines()[0]
+    assert "no problems" in verified
+    (shown,) = fences(README, "json")
+    assert settled(json.loads(shown)) == settled(found)
+
+
+def settled(value):
+    """An answer without its times, and with numbers as exact as every machine gives them."""
+    if isinstance(value, dict):
+        return {name: 0 if name.endswith("_ms") else settled(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [settled(each) for each in value]
+    return pytest.approx(value, abs=0.005) if isinstance(value, float) else value
+
+
+def test_stored_vectors_are_read_by_the_lines_on_the_page(server, monkeypatch):
+    server.http.post("/documents", json={"documents": [{"text": "a text"}]}).raise_for_status()
+    monkeypatch.chdir(server.data_dir / "collections/default")
+    (lines,) = fences((ROOT / "docs/how-it-works.md").read_text(), "python")
+    names = {}
+    exec(lines, names)
+    vectors = np.asarray(names["vectors"], np.float32)
+    assert vectors.shape == (server.http.get("/stats").json()["rows"], 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3)
+
+
+def answers_of_the_framework():
+    """(code, status or None, hint) of every Answer that server/api/problems.py makes."""
+    for node in ast.walk(ast.parse(Path(problems.__file__).read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Answer":
+            status, code, _, hint = (getattr(argument, "value", None) for argument in node.args)
+            yield code, status if isinstance(status, int) else None, hint
+
+
+def test_the_table_of_codes_is_the_codes_own():
+    known = [(each.code, each.status, each.hint) for each in ANSWERS.values()] + [*answers_of_the_framework()]
+    statuses = {code: status for code, status, _ in known}
+    hints = {code: {hint for other, _, hint in known if other == code} for code in statuses}
+    rows = re.findall(r"^\| `(\w+)` \| (\d{3}|any) \| (.+) \| (.+) \|$", HTTP, re.MULTILINE)
+    written = {code: None if status == "any" else int(status) for code, status, _, _ in rows}
+    assert len(written) == len(rows), "a code stands there twice"
+    assert written == statuses
+    assert {code: hint for code, _, _, hint in rows if hint not in hints[code]} == {}
+
+
+def test_every_route_is_on_the_page(server):
+    paths = server.http.get("/openapi.json").json()["paths"]
+    routes = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    table = HTTP.partition("## POST /documents")[0]
+    written = set()
+    for row in re.findall(r"^\| (\[`.*)$", table, re.MULTILINE):
+        method = ""
+        for names in re.findall(r"`([^`]*/[^`]*)`", row.partition(" | ")[0]):
+            *given, path = names.split()
+            method = given[0] if given else method  # "GET /livez, /readyz" names it once
+            written.add((method, path))
+    assert written == {(method, path.replace(":path", "")) for method, path in routes}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        schemas.DocumentIn, schemas.AddedOut, schemas.DocumentOut, schemas.DeletedOut, schemas.SearchIn,
+        schemas.SearchOut, schemas.HitOut, schemas.PassageOut, schemas.HitExplanation, schemas.SearchExplanation,
+    ],
+)  # fmt: skip
+def test_every_field_is_on_the_page(model):
+    assert [name for name in model.model_fields if not re.search(rf"[`\"]{name}[`\"]", HTTP)] == []
+
+
+@pytest.mark.parametrize("route", ["/stats", "/info"])
+def test_every_field_of_a_status_route_is_on_the_page(server, route):
+    found = server.http.get(route).json()
+    assert [name for name in found if f"`{name}`" not in HTTP] == []
+
+
+def anchors(text):
+    """Headings as GitHub makes links of them."""
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    broken = []
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (page.parent / unquote(path)).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+            broken.append(link)
+    assert broken == []
+
+
+def test_settings_that_the_pages_name_exist():
+    keys = set(setting_fields())
+    sections = "|".join({key.partition(".")[0] for key in keys if "." in key})
+    known = keys | OTHER_VARIABLES | {variable_name(key) for key in keys}
+    named = {
+        (page.name, name)
+        for page in PAGES
+        for name in re.findall(rf"\bTWOPASS_[A-Z_]+[A-Z]\b|(?<=`)(?:{sections})\.\w+", page.read_text())
+    }
+    assert {each for each in named if each[1] not in known} == set()

@@ -1,0 +1,103 @@
+"""server/verification.py: what is wrong is named, what is right is left exactly as it was."""
+
+import hashlib
+import sqlite3
+
+import pytest
+from conftest import clustered
+
+from server.errors import NotFoundError
+from server.verification import verify
+
+VECTORS = "vectors-0001.f16"
+BROUGHT = {"encoder__model": "none", "encoder__dim": 16}
+
+
+@pytest.fixture
+def data_dir(tmp_path, serve):
+    """Two hundred documents, ten of them replaced, five deleted, and a clean end."""
+    vectors = clustered(200, 16, seed=1)
+    documents = [{"id": str(i), "vector": v.tolist(), "text": f"text {i}"} for i, v in enumerate(vectors)]
+    with serve(tmp_path, **BROUGHT) as server:
+        server.http.post("/documents", json={"documents": documents})
+        changed = [{**each, "text": "another"} for each in documents[:10]]
+        server.http.post("/documents", json={"documents": changed})
+        server.http.post("/documents/delete", json={"ids": ["100", "101", "102", "103", "104"]})
+        assert server.stop() == 0
+    return tmp_path
+
+
+def collection(data_dir):
+    return data_dir / "collections" / "default"
+
+
+def run(data_dir):
+    steps = []
+    report = verify(data_dir, lambda done, total: steps.append((done, total)))
+    return report, steps
+
+
+def contents(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_a_clean_collection_is_reported_clean_and_left_as_it_was(data_dir):
+    before = contents(collection(data_dir))
+    report, steps = run(data_dir)
+    assert report.ok and report.problems == []
+    assert (report.documents, report.rows, report.checked_bytes) == (195, 195, 195 * 32)
+    assert steps[-1] == (195, 195)
+    assert contents(collection(data_dir)) == before
+
+
+def test_it_runs_beside_a_server(data_dir, serve):
+    with serve(data_dir, **BROUGHT) as server:
+        server.http.post("/documents", json={"documents": [{"vector": [1.0] * 16}]})
+        report, _ = run(data_dir)
+        assert (report.problems, report.documents) == ([], 196)
+        assert server.stop() == 0
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def change(sql):
+    def harm(folder):
+        connection = sqlite3.connect(folder / "catalog.sqlite3")
+        connection.execute(sql)
+        connection.commit()
+        connection.close()
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    ("harm", "codes", "words"),
+    [
+        (lambda folder: flip(folder / VECTORS, 50 * 32), ["client_vector_damaged", "vectors_damaged"], "'50'"),
+        (
+            lambda folder: (folder / VECTORS).unlink(),
+            ["client_vector_damaged"] * 195 + ["vectors_damaged"],
+            "195 of 195",
+        ),
+        (lambda folder: flip(folder / VECTORS, 3 * 32), [], ""),  # a replaced row: nobody misses it
+        (change("UPDATE passages SET row = 9999 WHERE row = 60"), ["catalog_inconsistent"], "last committed row"),
+        (change("UPDATE documents SET text = 'other', own_vector = 0 WHERE id = '7'"), ["text_damaged"], "'7'"),
+        (change("DELETE FROM passages WHERE row = 60"), ["catalog_inconsistent"], "no passage"),
+        (lambda folder: (folder / "catalog.sqlite3").write_bytes(b"x" * 9000), ["catalog_damaged"], "catalog"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(data_dir, harm, codes, words):
+    harm(collection(data_dir))
+    report, _ = run(data_dir)
+    assert sorted(problem.code for problem in report.problems) == codes
+    assert words in " ".join(problem.detail for problem in report.problems)
+    assert all(problem.hint for problem in report.problems)
+
+
+def test_where_there_is_nothing_it_says_so(tmp_path):
+    with pytest.raises(NotFoundError, match="no collection"):
+        run(tmp_path)
