@@ -3,6 +3,17 @@
 import threading
 
 import httpx
+import pytest
+from conftest import serving
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A server of this file's own: what is found here depends on what else is stored."""
+    with serving(tmp_path_factory.mktemp("texts")) as server:
+        yield server
+        assert server.stop() == 0
+
 
 ANIMALS = {
     "cat": "Cats sleep most of the day and hunt mice at night.",
