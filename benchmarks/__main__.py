@@ -4,7 +4,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-BENCHMARKS = ("exactness", "cranfield", "footprint")
+BENCHMARKS = ("exactness", "cranfield", "footprint", "overhead")
 NEEDS_DATA = {"exactness": "vectors-nomic-768", "cranfield": "cranfield"}
 
 

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from conftest import ROOT, environment
+
+from server.app import listen_on
 
 BROUGHT = {"encoder__model": "none", "encoder__dim": 16}
 
@@ -39,6 +42,12 @@ def test_a_second_server_on_the_same_data_is_refused_and_the_first_goes_on(tmp_p
         assert "TWOPASS_DATA_DIR" in words and "Traceback" not in words
         assert first.http.get("/readyz").status_code == 200
         assert first.stop() == 0
+
+
+def test_answers_on_a_kept_connection_do_not_wait_for_acknowledgements():
+    """asyncio sets TCP_NODELAY on a connection only if its listener names the protocol (44 ms otherwise)."""
+    with listen_on("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_a_taken_port_is_named(tmp_path, serve):
