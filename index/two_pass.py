@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import StorageError
+from index.errors import IndexFault, StorageError
 from index.evaluation import exact_search
 from index.first_pass import FirstPass, PrefixSnapshot, stale_segments
 from index.vector_file import SUFFIXES, VectorFile, VectorView, row_checksums
@@ -122,7 +122,11 @@ class TwoPassIndex:
             raise StorageError(f"the index knows {first_row} rows but {n_committed} are committed")
         stored = self._file.to_stored(vectors)
         self._file.append(stored, first_row)
-        self._file.sync()
+        try:
+            self._file.sync()
+        except IndexFault:
+            self._file.cut(first_row)
+            raise
         return Appended(first_row, stored, row_checksums(stored))
 
     def discard(self, appended: Appended) -> None:

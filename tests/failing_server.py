@@ -6,6 +6,7 @@ FAIL_AT names a point of the write order, FAIL_HOW what happens there. It happen
 import errno
 import os
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -25,7 +26,11 @@ def fail_if_armed():
     if Path(WHEN).exists():
         if HOW == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise OSError({"full": errno.ENOSPC, "io": errno.EIO}[HOW], os.strerror(errno.EIO))
+        if POINT.startswith("3"):  # as SQLite says it
+            error = sqlite3.OperationalError("injected")
+            error.sqlite_errorcode = {"full": sqlite3.SQLITE_FULL, "io": sqlite3.SQLITE_IOERR}[HOW]
+            raise error
+        raise OSError({"full": errno.ENOSPC, "io": errno.EIO}[HOW], "injected")
 
 
 def patched(owner, name, before=False, after=False):
@@ -73,6 +78,7 @@ def half_a_transaction():
     "": lambda: None,
     "1 half the rows appended": half_an_append,
     "1 rows appended": lambda: patched(VectorFile, "append", after=True),
+    "2 instead of making rows durable": lambda: patched(durable, "sync", before=True),
     "2 rows durable": lambda: patched(durable, "sync", after=True),
     "3 half the transaction": half_a_transaction,
     "3 before the commit": lambda: patched(Catalog, "store", before=True),

@@ -54,6 +54,7 @@ def check_found(server, vectors_by_id):
 POINTS = [
     "1 half the rows appended",
     "1 rows appended",
+    "2 instead of making rows durable",
     "2 rows durable",
     "3 half the transaction",
     "3 before the commit",
@@ -98,12 +99,14 @@ def test_a_process_killed_at_any_write_step_keeps_what_it_acknowledged(tmp_path,
 
 
 @pytest.mark.parametrize(("how", "status"), [("full", 507), ("io", 503)])
-def test_a_disk_that_fails_at_an_append_loses_nothing_and_searches_go_on(
-    tmp_path, serve, monkeypatch, how, status
+@pytest.mark.parametrize(
+    "point", ["1 half the rows appended", "2 instead of making rows durable", "3 half the transaction"]
+)
+def test_a_disk_that_fails_at_a_write_step_loses_nothing_and_searches_go_on(
+    tmp_path, serve, monkeypatch, point, how, status
 ):
     vectors = clustered(60, DIM, seed=2)
     data_dir, when = tmp_path / "data", tmp_path / "armed"
-    point = "1 half the rows appended"
     for name, value in {"FAIL_AT": point, "FAIL_HOW": how, "FAIL_WHEN": str(when)}.items():
         monkeypatch.setenv(name, value)
     first = [document(f"a{i}", vectors[i], 1) for i in range(30)]
@@ -114,6 +117,8 @@ def test_a_disk_that_fails_at_an_append_loses_nothing_and_searches_go_on(
         answer = server.http.post("/documents", json={"documents": second})
         assert answer.status_code == status
         assert answer.json()["hint"]
+        vectors_file = data_dir / "collections" / "default" / "vectors-0001.f16"
+        assert vectors_file.stat().st_size == 30 * DIM * 2  # the room is given back
         assert len(stored(server)) == 30
         check_found(server, {f"a{i}": vectors[i] for i in range(30)})
         when.unlink()
