@@ -121,8 +121,8 @@ class TwoPassIndex:
             # A publish that failed half-way; going on would overwrite committed rows.
             raise StorageError(f"the index knows {first_row} rows but {n_committed} are committed")
         stored = self._file.to_stored(vectors)
-        self._file.append(stored, first_row)
         try:
+            self._file.append(stored, first_row)
             self._file.sync()
         except IndexFault:
             self._file.cut(first_row)
