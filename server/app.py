@@ -182,7 +182,6 @@ def listen_on(host: str, port: int) -> socket.socket:
             f"can't listen on {host} port {port}: {getattr(error, 'strerror', None) or error}",
             "Stop what uses the port, or choose another: TWOPASS_SERVER__PORT=8001 twopass serve",
         ) from error
-    listener.set_inheritable(True)
     return listener
 
 

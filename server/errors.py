@@ -168,7 +168,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     ),
 }  # fmt: skip
 
-RETRY_AFTER_S = {503: "5", 429: "1"}
+RETRY_AFTER_S = {503: "5"}
 
 
 def answer_for(error: Exception) -> Answer | None:

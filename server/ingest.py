@@ -79,8 +79,8 @@ class Ingest:
     def add(self, documents: Sequence[NewDocument]) -> Added:
         """Store documents, encoding what is new; all of them or, if this raises, none.
 
-        Texts that stand unchanged under their id are not encoded again. Raises InputError, VectorError,
-        TooLargeError, StoppingError, EncoderError, DiskFullError or StorageError.
+         Texts that stand unchanged under their id are not encoded again. Raises InputError, TooLargeError,
+        , StoppingError, EncoderError, DiskFullError or StorageError.
         """
         self._check_running()
         if len(documents) > self.limits.documents_per_request:

@@ -63,25 +63,20 @@ class Searches:
     def search(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer searches, encoding their texts together.
 
-        Raises InputError or VectorError (`where` names the search when there are several), EncoderError.
+        Raises InputError (`where` names the field, and in a batch the search) or EncoderError.
         """
         started = time.perf_counter()
         vectors, warnings = self._query_vectors(queries)
         encode_s = time.perf_counter() - started
-        found: list[Found | None] = [None] * len(queries)
+        found: dict[int, Found] = {}
         alike: dict[tuple[int, Mode, float], list[int]] = {}
         for at, query in enumerate(queries):
             oversample = self.index.oversample if query.oversample is None else query.oversample
             alike.setdefault((query.k, query.mode, oversample), []).append(at)
         for (k, mode, oversample), members in alike.items():
             results = self.store.search(vectors[members], k, mode, oversample, self.index.min_candidates)
-            for at, result in zip(members, results, strict=True):
-                found[at] = result
-        return [
-            self._answer(query, result, encode_s, texts)
-            for query, result, texts in zip(queries, found, warnings, strict=True)
-            if result is not None
-        ]
+            found.update(zip(members, results, strict=True))
+        return [self._answer(query, found[at], encode_s, warnings[at]) for at, query in enumerate(queries)]
 
     def _query_vectors(self, queries: Sequence[Query]) -> tuple[Float32, list[list[str]]]:
         vectors = np.empty((len(queries), self.store.shape.dim), np.float32)

@@ -7,7 +7,7 @@ caller answers. A crash between any two leaves either nothing of the write or al
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,14 +117,10 @@ class LocalStore:
             DiskFullError, StorageError: nothing has changed.
         """
         with self._write_lock:
-            appended = self._append(vectors)
-            try:
+            with self._appended(vectors) as appended:
                 stored = self.catalog.store(
                     self.generation, documents, new_metadata, appended.first_row, appended.checksums
                 )
-            except BaseException:
-                self.index.discard(appended)
-                raise
             self.index.publish(appended, stored.removed_rows)
             self.damage.ids -= {document.id for document in documents}
             self.damage.rows -= set(stored.removed_rows.tolist())
@@ -156,18 +152,21 @@ class LocalStore:
             keep = [slot for slot, row in enumerate(rows) if row in alive]
             old = np.array([rows[slot] for slot in keep], np.int64)
             if len(old):
-                appended = self._append(vectors[keep])
-                try:
+                with self._appended(vectors[keep]) as appended:
                     self.catalog.move_rows(self.generation, old, appended.first_row, appended.checksums)
-                except BaseException:
-                    self.index.discard(appended)
-                    raise
                 self.index.publish(appended, old)
             self.damage.rows -= set(rows)
 
-    def _append(self, vectors: Float32) -> Appended:
+    @contextlib.contextmanager
+    def _appended(self, vectors: Float32) -> Iterator[Appended]:
+        """Put rows durably on the disk; the block commits them, and if it raises they are dropped again."""
         generation = self.catalog.generation()
-        return self.index.append(vectors, generation.n_rows if generation else 0)
+        appended = self.index.append(vectors, generation.n_rows if generation else 0)
+        try:
+            yield appended
+        except BaseException:
+            self.index.discard(appended)
+            raise
 
     # Reading
 

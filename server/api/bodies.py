@@ -61,7 +61,7 @@ def _new(document: DocumentIn) -> NewDocument:
 
 def json_body_schema() -> dict[str, Any]:
     """What OpenAPI should say of the body; FastAPI can't see it, because we read it ourselves."""
-    documents = DocumentsIn.model_json_schema(ref_template="#/components/schemas/{model}")
+    documents = DocumentsIn.model_json_schema()
     documents["properties"]["documents"]["items"] = DocumentIn.model_json_schema()
     documents.pop("$defs", None)
     return {
