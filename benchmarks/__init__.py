@@ -1,1 +1,1 @@
-"""Measurements on real data, each against the real server over HTTP. Nothing here is a test: figures are printed."""
+"""Measurements: of the real server over HTTP on real data, and beside other stores. Nothing here is a test."""

@@ -1,7 +1,11 @@
-"""`python -m benchmarks [NAME …] [--data FOLDER]`: run measurements, all of them by default."""
+"""`python -m benchmarks [NAME …] [--data FOLDER]`: run measurements, all of them by default.
+
+`python -m benchmarks peers …` compares with other stores; it has options, and packages, of its own.
+"""
 
 import argparse
 import importlib
+import sys
 from pathlib import Path
 
 BENCHMARKS = ("exactness", "cranfield", "footprint", "overhead")
@@ -10,6 +14,9 @@ NEEDS_DATA = {"exactness": "vectors-nomic-768", "cranfield": "cranfield"}
 
 def main() -> None:
     """Run what was asked for; say what is left out because its data isn't there."""
+    if sys.argv[1:2] == ["peers"]:
+        importlib.import_module("benchmarks.peers.command").main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the data sets")

@@ -27,23 +27,42 @@ def exact_search(
         (n_queries, n_hits) int64 rows, -1 for an empty slot, and their float32 inner products, -inf there.
         Memory: one block of scores; reads every block once for the whole batch.
     """
-    rows = np.full((len(queries), n_hits), -1, np.int64)
-    scores = np.full((len(queries), n_hits), -np.inf, np.float32)
+    scan = ExactScan(queries, n_hits)
     for first_row, block in blocks:
         is_live = np.unpackbits(live[first_row // 8 :], count=first_row % 8 + len(block), bitorder="little")[
             first_row % 8 :
         ].view(np.bool_)
-        quick_scores = np.where(is_live, queries @ block.T, -np.inf)  # (n_queries, m)
-        for query, quick in enumerate(quick_scores):
-            worst_kept = scores[query, -1]
+        scan.add(first_row, block, is_live)
+    return scan.rows, scan.scores
+
+
+class ExactScan:
+    """The best rows of each query so far, while blocks of full vectors go by in row order."""
+
+    def __init__(self, queries: Float32, n_hits: int) -> None:
+        """queries: (n_queries, dim) float32, unit length. n_hits: rows kept for each."""
+        self.queries = queries
+        self.rows: Rows = np.full((len(queries), n_hits), -1, np.int64)
+        self.scores: Float32 = np.full((len(queries), n_hits), -np.inf, np.float32)
+
+    def add(self, first_row: int, block: Float32, is_live: NDArray[np.bool_]) -> None:
+        """Score a block, (m, dim) float32; is_live (m,): the rows of it that count."""
+        n_hits = self.rows.shape[1]
+        quick_scores = self.queries @ block.T  # (n_queries, m)
+        if not is_live.all():
+            quick_scores[:, ~is_live] = -np.inf
+        # Late in a scan few blocks hold anything for a query: one comparison of all scores finds those.
+        highest = quick_scores.max(axis=1, initial=-np.inf)
+        worst = self.scores[:, -1]
+        for query in np.flatnonzero((highest >= worst - ROUNDING) & (highest > -np.inf)).tolist():
+            quick, worst_kept = quick_scores[query], worst[query]
             if len(quick) > n_hits:
                 worst_kept = max(worst_kept, np.partition(quick, -n_hits)[-n_hits])
             promising = np.flatnonzero((quick >= worst_kept - ROUNDING) & is_live)
-            all_rows = np.concatenate([rows[query], first_row + promising])
-            all_scores = np.concatenate([scores[query], score(block[promising], queries[query])])
+            all_rows = np.concatenate([self.rows[query], first_row + promising])
+            all_scores = np.concatenate([self.scores[query], score(block[promising], self.queries[query])])
             order = order_by_score(all_scores, all_rows)[:n_hits]
-            rows[query], scores[query] = all_rows[order], all_scores[order]
-    return rows, scores
+            self.rows[query], self.scores[query] = all_rows[order], all_scores[order]
 
 
 def recall_at_k(found: Rows, true: Rows) -> float:

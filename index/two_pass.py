@@ -1,24 +1,43 @@
-"""The two-pass index: prefixes in memory find candidates, full vectors on disk decide among them.
+"""The two-pass index: candidates by prefix in memory, then their full vectors from disk, scored exactly.
 
-Write order, of which steps 1, 2 and 4 happen here and step 3 in the catalog:
-1 append rows (`append`), 2 make them durable (`append`), 3 commit, 4 show them to searches (`publish`).
-Nothing that isn't committed is ever visible; nothing committed is ever overwritten.
+Append-only. A write goes: `append` (rows on disk, durable, unseen) → the caller commits the row count →
+`publish` (seen). A row past the committed count is garbage and is dropped on open. `rebuild` makes a better
+first pass from the stored vectors while searches and writes go on.
 """
 
 import math
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from index.calibration import Calibration
 from index.errors import IndexFault, StorageError
 from index.evaluation import exact_search
-from index.first_pass import FirstPass, PrefixSnapshot, stale_segments
+from index.first_pass import FirstPass, FirstPassFolder, PrefixSnapshot
+from index.plan import Plan, Wish, plain
+from index.planner import READ_MS
+from index.rebuilding import Report, make_first_pass
+from index.second_pass import Scored, StopRule, prove, rescore
 from index.vector_file import SUFFIXES, VectorFile, VectorView, row_checksums
-from index.vectors import Float32, Rows, check_prefix_dim, normalise, order_by_score, prefixes, score
+from index.vectors import Float32, Rows, check_prefix_dim, normalise
+
+MAX_READ = 4096
+"""Rows that a certified search reads at most, unless told otherwise. On real texts nine searches of ten need fewer
+than a hundred; the rest are those whose neighbours are all alike."""
+
+GROWTH = 1.5
+"""A first pass is made anew when the collection has grown by this factor: over its life every row is then encoded
+three times, and at most a third of the rows lie in parts that a search visits one by one."""
+
+MIN_ROWS = 1000
+"""Rows below which nothing is trained: the plain form finds everything in a fraction of a millisecond."""
 
 
 class Mode(StrEnum):
@@ -26,12 +45,13 @@ class Mode(StrEnum):
 
     TWO_PASS = "two_pass"  # candidates by prefix, order by full vectors
     PREFIX = "prefix"  # order by prefix alone; reads nothing from disk
+    CERTIFIED = "certified"  # reads on in the order of upper bounds until the answer is proved
     EXACT = "exact"  # scans every full vector
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What can't be changed without writing the vectors anew, and the prefix length, which can."""
+    """What can't be changed without writing the vectors anew, and the plain form's prefix length, which can."""
 
     generation: int
     dim: int
@@ -58,10 +78,12 @@ class Hits:
 
     rows: Rows  # (n_queries, n) int64
     scores: Float32  # (n_queries, n) float32; full inner product, in mode prefix the prefix's cosine
-    prefix_scores: Float32  # (n_queries, n) float32; -inf in mode exact
+    prefix_scores: Float32  # (n_queries, n) float32; in mode certified the upper bound; -inf in mode exact
     prefix_ranks: Rows  # (n_queries, n) int64, from 0; -1 in mode exact
-    rows_read: int  # full vectors read from the file, over the whole batch
-    bytes_read: int
+    proved: Rows  # (n_queries,) int64: how many leading slots are certainly the best of all rows, in order
+    candidates: Rows  # (n_queries,) int64: rows that the first pass handed over
+    rows_read: Rows  # (n_queries,) int64: full vectors read from the file
+    cold_reads: Rows  # (n_queries,) int64: those of them that weren't in the page cache
     first_pass_s: float
     second_pass_s: float
 
@@ -72,6 +94,7 @@ class _View:
 
     prefixes: PrefixSnapshot
     vectors: VectorView
+    calibration: Calibration | None  # of the build; None for a first pass that wasn't measured
 
 
 def pool_size(k: int, oversample: float, min_candidates: int, n_rows: int) -> int:
@@ -80,7 +103,7 @@ def pool_size(k: int, oversample: float, min_candidates: int, n_rows: int) -> in
 
 
 class TwoPassIndex:
-    """One generation of vectors in a folder. Any number of threads search; one at a time changes."""
+    """One generation of vectors in a folder. Any number of threads search; one at a time writes, one rebuilds."""
 
     def __init__(self, folder: Path, shape: Shape, n_rows: int, live: NDArray[np.bool_]) -> None:
         """Open the generation, making its files if there are none.
@@ -97,14 +120,20 @@ class TwoPassIndex:
         """
         check_prefix_dim(shape.prefix_dim, shape.dim)
         self.shape = shape
+        self.wave_rows = 0  # full vectors read at once, by the disk's speed; 0: all candidates together
+        self._folder = folder
         self._file = VectorFile(vector_path(folder, shape), shape.dim, shape.vector_dtype)
         self._file.cut(n_rows)
         n_present = min(n_rows, self._file.n_whole_rows)
         live = live.copy()
         live[n_present:] = False
         vectors = self._file.view(n_present)
-        self._first_pass = FirstPass(folder, shape.generation, shape.prefix_dim)
-        self._view = _View(self._first_pass.load(vectors, live), vectors)
+        self._change_lock = threading.Lock()  # who changes the view: a writer, or a rebuild at its end
+        self._rebuild_lock = threading.Lock()
+        self._first_pass = FirstPass.open(folder, shape.generation, vectors, live, plain(shape.prefix_dim))
+        self._view = self._new_view(vectors)
+
+    # Writing
 
     def append(self, vectors: Float32, n_committed: int) -> Appended:
         """Put rows on the disk, durably, behind the committed ones (steps 1 and 2). Not yet visible.
@@ -116,7 +145,7 @@ class TwoPassIndex:
         Raises:
             DiskFullError, StorageError: nothing has changed.
         """
-        first_row = self._first_pass.n_rows
+        first_row = self.n_rows
         if first_row != n_committed:
             # A publish that failed half-way; going on would overwrite committed rows.
             raise StorageError(f"the index knows {first_row} rows but {n_committed} are committed")
@@ -135,42 +164,134 @@ class TwoPassIndex:
 
     def publish(self, appended: Appended | None, removed: Rows) -> None:
         """Show committed rows to searches and hide removed ones, in one step (step 4)."""
-        vectors = self._view.vectors
-        if appended is not None and len(appended.stored):
-            self._first_pass.add(appended.stored.astype(np.float32))
-            vectors = self._file.view(self._first_pass.n_rows)
-        if len(removed):
-            self._first_pass.mask(removed)
-        self._view = _View(self._first_pass.snapshot(), vectors)
+        with self._change_lock:
+            vectors = self._view.vectors
+            if appended is not None and len(appended.stored):
+                vectors = self._file.view(self._first_pass.n_rows + len(appended.stored))
+                self._first_pass.add(appended.stored.astype(np.float32), vectors)
+            if len(removed):
+                self._first_pass.mask(removed)
+            self._view = self._new_view(vectors)
 
-    def search(self, queries: Float32, n_candidates: int, mode: Mode = Mode.TWO_PASS) -> Hits:
-        """Rank rows for each query; every candidate comes back, so that the caller can group them.
+    def _new_view(self, vectors: VectorView) -> _View:
+        calibration = Calibration.from_evidence(self._first_pass.manifest.evidence)
+        return _View(self._first_pass.snapshot(), vectors, calibration)
+
+    # Rebuilding
+
+    def rebuild_due(self, wish: Wish) -> bool:
+        """Return whether the collection has outgrown its first pass, or the wish has changed."""
+        view = self._view
+        told = self._first_pass.manifest.evidence
+        if view.prefixes.n_live < MIN_ROWS:
+            return False
+        return told.get("wish") != wish.told() or view.prefixes.n_rows >= GROWTH * int(told.get("rows", 0))
+
+    def rebuild(
+        self,
+        wish: Wish,
+        read_ms: float = READ_MS,
+        stop: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    ) -> Report | None:
+        """Plan, train, fill and measure a new first pass, then put it in the old one's place.
+
+        Searches and writes go on meanwhile; no search waits, and none sees a row twice or not at all: the new
+        pass catches up with what was written and deleted while it was made, and the switch is one assignment.
+
+        Args:
+            read_ms: what reading one full vector takes, for the planner.
+            stop: asked now and then; True gives up, and nothing has changed.
+            on_progress: told (stage, rows done, rows in all).
+
+        Returns:
+            What was chosen and measured; None if stopped, or if there are fewer than MIN_ROWS live rows.
+
+        Raises:
+            DiskFullError, StorageError: nothing has changed.
+        """
+        with self._rebuild_lock:
+            view = self._view
+            if view.prefixes.n_live < MIN_ROWS:
+                return None
+            number = self._first_pass.manifest.number + 1
+            files = FirstPassFolder(self._folder, self.shape.generation)
+            made = make_first_pass(
+                files, number, view.vectors, view.prefixes, wish, read_ms, stop, on_progress
+            )
+            if made is None:
+                return None
+            first_pass, report = made
+            try:
+                # What came in meanwhile: most of it here, the last of it while writers wait.
+                view = self._view
+                first_pass.fill_from(view.vectors, view.prefixes.n_rows)
+                with self._change_lock:
+                    first_pass.fill_from(self._view.vectors, self.n_rows)
+                    first_pass.save()
+                    old, self._first_pass = self._first_pass, first_pass
+                    first_pass.set_live(old.live)
+                    self._view = self._new_view(self._view.vectors)
+            except RuntimeError as error:  # faiss could not write
+                first_pass.discard()
+                raise StorageError(f"the first pass can't be written: {error}") from error
+            except BaseException:
+                first_pass.discard()
+                raise
+            old.discard()
+            return report
+
+    # Searching
+
+    def search(
+        self,
+        queries: Float32,
+        n_candidates: int,
+        mode: Mode = Mode.TWO_PASS,
+        n_hits: int | None = None,
+        max_read: int = MAX_READ,
+        n_probes: int | None = None,
+    ) -> Hits:
+        """Rank rows for each query; every row that was read comes back, so that the caller can group them.
 
         Args:
             queries: (n_queries, dim) float32, unit length.
-            n_candidates: rows ranked for each query (see `pool_size`); at least 1.
+            n_candidates: rows that the first pass hands over (see `pool_size`); at least 1. Modes certified and
+                exact don't look at it.
             mode: see Mode.
+            n_hits: how many leading slots the caller needs. Reading stops once no unread candidate can be
+                expected among them; None reads every candidate. In mode certified how many are to be proved.
+            max_read: rows that mode certified reads at most.
+            n_probes: lists of an inverted file that are compared; None: as planned.
         """
         view = self._view
-        if mode is Mode.EXACT:
-            return self._search_exact(view, queries, n_candidates)
+        n_hits_wanted = n_candidates if n_hits is None else n_hits
         started = time.perf_counter()
-        pool = view.prefixes.search(prefixes(queries, self.shape.prefix_dim), n_candidates)
+        if mode is Mode.EXACT:
+            return _search_exact(view, queries, n_hits_wanted)
+        if mode is Mode.CERTIFIED:
+            scored = [
+                prove(view.prefixes, view.vectors, query, n_hits_wanted, max_read, self.wave_rows)
+                for query in queries
+            ]
+            return _hits(scored, n_hits_wanted, 0.0, time.perf_counter() - started)
+        pool = view.prefixes.search(queries, n_candidates, n_probes)
         found = time.perf_counter()
-        ranks = np.where(pool.rows >= 0, np.arange(pool.rows.shape[1]), -1)
         if mode is Mode.PREFIX:
-            first_s = found - started
-            return Hits(pool.rows, pool.scores, pool.scores, ranks, 0, 0, first_s, 0.0)
-        scores = self._rescore(view.vectors, queries, pool.rows)
-        order = np.stack([order_by_score(s, r) for s, r in zip(scores, pool.rows, strict=True)])
-        rows, scores, prefix_scores, ranks = (
-            np.take_along_axis(each, order, axis=1) for each in (pool.rows, scores, pool.scores, ranks)
-        )
-        rows_read = int(np.count_nonzero(rows >= 0))
-        return Hits(
-            rows, scores, prefix_scores, ranks, rows_read, rows_read * view.vectors.row_bytes,
-            found - started, time.perf_counter() - found,
-        )  # fmt: skip
+            ranks = np.where(pool.rows >= 0, np.arange(pool.rows.shape[1]), -1)
+            none = np.zeros(len(queries), np.int64)
+            n_found = np.count_nonzero(pool.rows >= 0, axis=1)
+            return Hits(
+                pool.rows, pool.scores, pool.scores, ranks, none, n_found, none, none, found - started, 0.0
+            )
+        rule = StopRule.of(view.calibration, n_hits, self.wave_rows)
+        n_live = view.prefixes.n_live
+        scored = [
+            # Counted, since lists that aren't probed hold rows that no pool is large enough for.
+            rescore(view.vectors, query, rows, scores, rule, np.count_nonzero(rows >= 0) == n_live)
+            for query, rows, scores in zip(queries, pool.rows, pool.scores, strict=True)
+        ]
+        return _hits(scored, n_candidates, found - started, time.perf_counter() - found)
 
     def read(self, rows: Rows) -> Float32:
         """Return stored vectors, scaled back to unit length. rows: (n,) int64, committed; result (n, dim)."""
@@ -190,29 +311,69 @@ class TwoPassIndex:
         return self._view.prefixes.n_live
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored vector."""
+        return self._view.vectors.row_bytes
+
+    @property
     def prefix_bytes(self) -> int:
         """Bytes that the first pass wants in memory."""
         return self._view.prefixes.ram_bytes
 
-    @staticmethod
-    def _rescore(vectors: VectorView, queries: Float32, pool: Rows) -> Float32:
-        """Score each query's pool by full vectors: (n_queries, n_candidates), -inf for empty slots."""
-        scores = np.full(pool.shape, -np.inf, np.float32)
-        for query, candidates in enumerate(pool):
-            order = np.argsort(candidates)  # the disk likes its reads in order
-            order = order[candidates[order] >= 0]
-            scores[query, order] = score(vectors.gather(candidates[order]), queries[query])
-        return scores
+    @property
+    def plan(self) -> Plan:
+        """How the first pass is made."""
+        return self._view.prefixes.plan
 
-    @staticmethod
-    def _search_exact(view: _View, queries: Float32, n_hits: int) -> Hits:
-        started = time.perf_counter()
-        rows, scores = exact_search(view.vectors.blocks(), queries, n_hits, view.prefixes.live)
-        n_read = view.vectors.n_rows
-        return Hits(
-            rows, scores, np.full(scores.shape, -np.inf, np.float32), np.full(rows.shape, -1, np.int64),
-            n_read, n_read * view.vectors.row_bytes, 0.0, time.perf_counter() - started,
-        )  # fmt: skip
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What the last rebuild measured; empty for a first pass that nothing was measured for."""
+        return self._first_pass.manifest.evidence
+
+    @property
+    def oversample(self) -> float:
+        """Candidates for each hit that the planned recall needs, as measured; 1 where nothing was measured."""
+        calibration = self._view.calibration
+        return calibration.oversample if calibration else 1.0
+
+
+def _search_exact(view: _View, queries: Float32, n_hits: int) -> Hits:
+    started = time.perf_counter()
+    rows, scores = exact_search(view.vectors.blocks(), queries, n_hits, view.prefixes.live)
+    n_read = np.full(len(queries), view.vectors.n_rows)
+    return Hits(
+        rows, scores, np.full(scores.shape, -np.inf, np.float32), np.full(rows.shape, -1, np.int64),
+        np.count_nonzero(rows >= 0, axis=1), n_read, n_read, np.zeros(len(queries), np.int64), 0.0,
+        time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def _hits(scored: list[Scored], n_slots: int, first_pass_s: float, second_pass_s: float) -> Hits:
+    """Put each query's rows into one rectangle of at least n_slots."""
+    width = max([n_slots, *(len(each.rows) for each in scored)])
+    shape = (len(scored), width)
+    rows, ranks = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+    scores, prefix_scores = np.full(shape, -np.inf, np.float32), np.full(shape, -np.inf, np.float32)
+    for query, each in enumerate(scored):
+        n = len(each.rows)
+        rows[query, :n], scores[query, :n] = each.rows, each.scores
+        prefix_scores[query, :n], ranks[query, :n] = each.prefix_scores, each.prefix_ranks
+    proved, candidates, rows_read, cold_reads = (
+        np.array([getattr(each, name) for each in scored], np.int64)
+        for name in ("proved", "candidates", "rows_read", "cold_reads")
+    )
+    return Hits(
+        rows,
+        scores,
+        prefix_scores,
+        ranks,
+        proved,
+        candidates,
+        rows_read,
+        cold_reads,
+        first_pass_s,
+        second_pass_s,
+    )
 
 
 def vector_path(folder: Path, shape: Shape) -> Path:
@@ -257,4 +418,4 @@ def stale_prefix_files(folder: Path, shape: Shape, rows: Rows) -> list[Path]:
     if not vector_path(folder, shape).exists():
         return []
     file = VectorFile(vector_path(folder, shape), shape.dim, shape.vector_dtype, read_only=True)
-    return stale_segments(folder, shape.generation, file.view(file.n_whole_rows), rows)
+    return FirstPassFolder(folder, shape.generation).stale(file.view(file.n_whole_rows), rows)

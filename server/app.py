@@ -8,17 +8,16 @@ from types import FrameType
 
 import structlog
 import uvicorn
-from fastapi import Depends, FastAPI
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from fastapi import FastAPI
 
 from index.durable import DirectoryLock, make_folder
 from index.errors import IndexFault, StorageError
 from server import __version__
-from server.api import documents, search, status
-from server.api.parameters import refuse_unknown_parameters
+from server.api import documents, jobs, search, status
+from server.api.openapi import describe_models
 from server.api.problems import PROBLEM_JSON, add_error_handlers
 from server.api.requests import Requests
-from server.api.schemas import Problem
+from server.api.schemas import DocumentsIn, IdsIn, Problem, RebuildIn, SearchesIn, SearchIn
 from server.api.threads import Running
 from server.catalog import Catalog
 from server.collection import Collection
@@ -40,13 +39,17 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.running = Running(collection, settings)  # its limiters belong to the event loop
-        yield
+        app.state.running = Running(collection, settings)  # its threads answer to the event loop
+        try:
+            yield
+        finally:
+            app.state.running.close()
 
     app = FastAPI(
         title="twopass",
         version=__version__,
         lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # whatever the environment says
         # The API's own pages load their scripts from a CDN: off, until they come with the package.
         docs_url=None,
         redoc_url=None,
@@ -57,11 +60,10 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
             }
         },
     )
-    for module in (documents, search, status):
-        app.include_router(module.router, dependencies=[Depends(refuse_unknown_parameters)])
-    add_error_handlers(app, settings.limits.body_bytes)
-    # What is added last is met first.
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.limits.body_bytes)
+    for module in (search, documents, jobs, status):
+        app.include_router(module.router)
+    describe_models(app, DocumentsIn, IdsIn, RebuildIn, SearchIn, SearchesIn)
+    add_error_handlers(app)
     app.add_middleware(Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes)
     return app
 

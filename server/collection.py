@@ -5,22 +5,37 @@ Knows no HTTP and no rows' files: storing and searching is the store's, encoding
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
+from index.axes import Order
 from index.errors import IndexFault
+from index.plan import Codec, Kind
 from index.two_pass import Mode
 from server.encoders.encoder import Encoder
 from server.encoders.errors import EncoderError
-from server.errors import NotFoundError, StoppingError, TooLargeError
+from server.errors import InputError, NotFoundError, StoppingError, TooLargeError
 from server.ingest import MAX_ID_BYTES, Added, Ingest, NewDocument
+from server.jobs import Job, Jobs
 from server.records import Document
 from server.searches import Answer, Query, Searches
 from server.settings import IndexSettings, LimitSettings
 from server.store import LocalStore
+from server.upkeep import Upkeep
 
 MAX_IDS_TOLD = 100  # damaged documents named in /stats
+
+
+@dataclass(frozen=True)
+class RebuildWishes:
+    """What a first pass shall be made of; None: as the settings say."""
+
+    order: Order | None = None
+    codec: Codec | None = None
+    kind: Kind | None = None
+    prefix_dim: int | None = None
 
 
 class Collection:
@@ -37,14 +52,30 @@ class Collection:
         self._repair: threading.Thread | None = None
         self._ingest = Ingest(store, encoder, limits, self._stopping)
         self._searches = Searches(store, encoder, index)
+        self.jobs = Jobs()
+        self._upkeep = Upkeep(store, index, self.jobs)
 
     def add(self, documents: Sequence[NewDocument]) -> Added:
         """Store documents, encoding what is new; all of them or, if this raises, none. See Ingest.add."""
-        return self._ingest.add(documents)
+        added = self._ingest.add(documents)
+        self._upkeep.wake()
+        return added
 
     def search(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer searches, encoding their texts together. See Searches.search."""
         return self._searches.search(queries)
+
+    def rebuild(self, wishes: RebuildWishes) -> Job:
+        """Have the first pass made anew; returns at once. What isn't wished for is as the settings say."""
+        wish = self._upkeep.wish()
+        dim = self.store.shape.dim
+        if wishes.prefix_dim is not None and wishes.prefix_dim > dim:
+            raise InputError(
+                f"prefix_dim is {wishes.prefix_dim}, but the vectors have {dim} dimensions", "prefix_dim"
+            )
+        return self._upkeep.rebuild(
+            replace(wish, **{name: value for name, value in vars(wishes).items() if value is not None})
+        )
 
     def get(self, identifier: str) -> Document:
         """Return one document. Raises NotFoundError."""
@@ -83,11 +114,13 @@ class Collection:
             "tombstones": store.index.n_rows - n_passages,
             "generation": store.generation,
             "first_pass": {
-                "kind": "flat",
-                "codec": "float32",
-                "prefix_dim": store.shape.prefix_dim,
+                **store.index.plan.told(),
                 "bytes": store.index.prefix_bytes,
+                "oversample": max(self.index.oversample, store.index.oversample),
+                "evidence": store.index.evidence,
             },
+            "disk": None if self._upkeep.disk is None else vars(self._upkeep.disk),
+            "wave_rows": store.index.wave_rows,
             "disk_bytes": {each.name: each.stat().st_size for each in sorted(store.folder.iterdir())},
             "damage": self.damage(),
         }
@@ -122,6 +155,10 @@ class Collection:
         """Whether the server was told to stop."""
         return self._stopping.is_set()
 
+    def start_upkeep(self) -> None:
+        """Keep the index in shape from now on, in the background."""
+        self._upkeep.start()
+
     def start_repair(self) -> None:
         """Mend what was found damaged at start, in the background; searches go on without it meanwhile."""
         if self.store.damage.rows and self.encoder is not None:
@@ -131,12 +168,14 @@ class Collection:
             self._repair.start()
 
     def stop(self) -> None:
-        """Ask running ingests to end at the next sub-batch, with nothing of them stored."""
+        """Ask running ingests to end at the next sub-batch, with nothing of them stored, and index work too."""
         self._stopping.set()
+        self._upkeep.stop()
 
     def close(self) -> None:
-        """Stop, wait for the repair, close encoder and store. No other call may be running."""
+        """Stop, wait for repair and upkeep, close encoder and store. No other call may be running."""
         self.stop()
+        self._upkeep.close()
         if self._repair is not None:
             self._repair.join()
         if self.encoder is not None:

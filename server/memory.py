@@ -1,9 +1,15 @@
 """Giving memory back to the machine: glibc keeps what was freed unless it is told not to."""
 
+import contextlib
 import ctypes
+import os
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 LARGE_BYTES = 1 << 20
+
+GROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""As a container sees its own limit, control groups version 2 and 1."""
 
 
 def keep_memory_small() -> None:
@@ -17,6 +23,16 @@ def keep_memory_small() -> None:
         mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
         mallopt(M_TRIM_THRESHOLD, LARGE_BYTES)
         mallopt(M_ARENA_MAX, 2)
+
+
+def limit_bytes() -> int:
+    """Return how much memory this process may use: the machine's, or its control group's limit where that is less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in GROUP_LIMITS:
+        # No such file: no such group. "max": no limit.
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(path.read_text()))
+    return min(limits)
 
 
 def give_back() -> None:

@@ -24,9 +24,10 @@ class Query:
     vector: Float32 | None = None  # (dim,), any length other than zero
     k: int = 10
     mode: Mode = Mode.TWO_PASS
-    oversample: float | None = None  # None: the setting
+    oversample: float | None = None  # None: the setting, or more where the first pass was measured to need it
     score_threshold: float | None = None
     with_vectors: bool = False
+    max_read: int | None = None  # full vectors that mode certified reads at most; None: the setting
     where: str = ""  # what stands before a field's name in an error: "searches[3]." in a batch
 
 
@@ -69,12 +70,16 @@ class Searches:
         vectors, warnings = self._query_vectors(queries)
         encode_s = time.perf_counter() - started
         found: dict[int, Found] = {}
-        alike: dict[tuple[int, Mode, float], list[int]] = {}
+        alike: dict[tuple[int, Mode, float, int], list[int]] = {}
+        enough = max(self.index.oversample, self.store.index.oversample)
         for at, query in enumerate(queries):
-            oversample = self.index.oversample if query.oversample is None else query.oversample
-            alike.setdefault((query.k, query.mode, oversample), []).append(at)
-        for (k, mode, oversample), members in alike.items():
-            results = self.store.search(vectors[members], k, mode, oversample, self.index.min_candidates)
+            oversample = enough if query.oversample is None else query.oversample
+            max_read = self.index.max_read if query.max_read is None else query.max_read
+            alike.setdefault((query.k, query.mode, oversample, max_read), []).append(at)
+        for (k, mode, oversample, max_read), members in alike.items():
+            results = self.store.search(
+                vectors[members], k, mode, oversample, self.index.min_candidates, max_read
+            )
             found.update(zip(members, results, strict=True))
         return [self._answer(query, found[at], encode_s, warnings[at]) for at, query in enumerate(queries)]
 
@@ -121,5 +126,14 @@ class Searches:
         ]
         fetch_s = time.perf_counter() - started
         # A document whose vector is lost could have been the better one.
-        certified = query.mode is Mode.EXACT and not self.store.damage.rows
+        certified = found.certified and not self.store.damage.rows
+        if query.mode is Mode.CERTIFIED and not found.certified:
+            warnings = [*warnings, _why_not_proved(query, found)]
         return Answer(hits, found, certified, encode_s, fetch_s, warnings)
+
+
+def _why_not_proved(query: Query, found: Found) -> str:
+    return (
+        f"{found.n_proved} of {query.k} hits are proved; {found.rows_read} full vectors were read, and others could "
+        "still be better than the rest: raise max_read, or use mode exact"
+    )

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import (
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
     SecretStr,
@@ -28,6 +29,8 @@ DEFAULT_CONFIG_FILE = Path("config.yaml")
 # They begin like settings but are read elsewhere: this module's own file name, and the client commands' two.
 OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "TWOPASS_URL", "TWOPASS_API_KEY"})
 MAX_DIM = 16384  # dimensions; four times the longest embedding in common use
+MAX_READ_LIMIT = 10_000_000  # full vectors; more than a search in minutes can read
+MIN_BUDGET_BYTES = 1 << 20  # below, a unit was forgotten: 512 for 512M
 
 
 class SettingsError(Exception):
@@ -129,11 +132,31 @@ class PassageSettings(_Section):
 
 class IndexSettings(_Section):
     prefix_dim: int = Field(default=256, ge=1, le=MAX_DIM)
-    """Leading dimensions of each vector that are kept in memory for the first pass. At this default, a
-    shorter vector is kept whole; any other number above the vectors' own is an error."""
+    """Leading dimensions of each vector that the first pass compares, at most: from 1000 rows on it may find that
+    fewer do. At this default, a shorter vector is kept whole; any other number above the vectors' own is an error."""
+    order: Literal["auto", "model", "corpus"] = Field(default="auto")
+    """Which dimensions come first: the model's own first ones, the principal axes of the stored vectors (corpus),
+    or whichever of the two a measurement on these vectors finds better (auto)."""
+    kind: Literal["auto", "flat", "ivf"] = Field(default="auto")
+    """How the first pass goes through the rows: all of them (flat), or those in the lists nearest to the query
+    (ivf, for millions)."""
+    codec: Literal["auto", "float32", "float16", "int8", "pq4", "rabitq"] = Field(default="auto")
+    """How prefixes are kept in memory. auto chooses by number of rows, memory and measured recall; 256 dimensions
+    take 1024 bytes as float32, 512 as float16, 256 as int8, 16 to 128 as pq4 and 40 as rabitq."""
+    target_recall: float = Field(default=0.99, ge=0.5, le=1, allow_inf_nan=False)
+    """Share of the true 10 nearest that the first pass must hand to the second, measured on the stored vectors
+    each time the first pass is made anew. What it takes is measured too: oversample rises where 8 is too few."""
+    memory_budget: ByteSize = Field(default=ByteSize(0), ge=0)
+    """Memory for the codes of the first pass, in bytes or with a unit (512M, 2GiB). 0: half of what the machine,
+    or the container, has."""
+    bounds: Literal["keep", "none"] = Field(default="keep")
+    """Whether an upper bound of every row's score is kept on disk, one byte for each of 256 dimensions: it is what
+    proves answers in mode certified."""
+    max_read: int = Field(default=4096, ge=1, le=MAX_READ_LIMIT)
+    """Full vectors that one certified search reads at most. What isn't proved by then is said not to be."""
     oversample: float = Field(default=8.0, ge=1, le=1000, allow_inf_nan=False)
-    """Candidates that the first pass hands to the second for each hit asked for. More: better recall, more
-    reads from disk."""
+    """Candidates that the first pass hands to the second for each hit asked for, at least. More: better recall,
+    more reads from disk."""
     min_candidates: int = Field(default=80, ge=1, le=100_000)
     """Candidates that the first pass hands to the second at least."""
     vector_dtype: Literal["float16", "float32"] = Field(default="float16")
@@ -142,6 +165,24 @@ class IndexSettings(_Section):
     check_on_open: Literal["newest", "all"] = Field(default="newest")
     """Stored vectors whose checksums are compared at start: the newest blocks, or all of them (reads the
     whole vector file)."""
+
+    @field_validator("memory_budget")
+    @classmethod
+    def _has_its_unit(cls, size: ByteSize) -> ByteSize:
+        if 0 < size < MIN_BUDGET_BYTES:
+            raise ValueError(
+                f"that is {int(size)} bytes, too few for any collection; write a unit, as in 512M or 2GiB"
+            )
+        return size
+
+    @model_validator(mode="after")
+    def _lists_need_their_codec(self) -> "IndexSettings":
+        if self.kind == "ivf" and self.codec not in ("auto", "pq4", "rabitq"):
+            raise ValueError(
+                f"index.kind is 'ivf', which needs index.codec 'pq4' or 'rabitq', not {self.codec!r}. "
+                "Set one of the two to 'auto'."
+            )
+        return self
 
     def prefix_dim_for(self, dim: int) -> int:
         """The prefix length for vectors of `dim` dimensions.
@@ -384,6 +425,8 @@ def _valid_values(field: FieldInfo) -> str:
         return " or ".join(repr(value) for value in get_args(field.annotation))
     if field.annotation in (str, SecretStr, Path):
         return "a text that is not empty (in quotes where YAML would take it for a number)"
+    if field.annotation is ByteSize:
+        return "a number of bytes, or one with a unit, as in 512M or 2GiB"
     low = next(bound.ge for bound in field.metadata if hasattr(bound, "ge"))
     high = next(bound.le for bound in field.metadata if hasattr(bound, "le"))
     kind = "a number" if field.annotation is float else "a whole number"

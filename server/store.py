@@ -14,6 +14,7 @@ import numpy as np
 
 from index.errors import DiskFullError
 from index.two_pass import (
+    MAX_READ,
     Appended,
     Hits,
     Mode,
@@ -57,10 +58,13 @@ class Found:
     """One query's answer."""
 
     hits: list[DocumentHit]  # best first, distinct documents
-    candidates: int  # passages ranked
-    rows_read: int  # full vectors read, shared with the other queries of its batch
+    certified: bool  # whether no document outside the hits can be better than one among them
+    n_proved: int  # leading hits that are certainly the best, in order
+    candidates: int  # passages that the first pass handed over
+    rows_read: int  # full vectors read
+    cold_reads: int  # those of them that weren't in the page cache; -1 where the system can't say
     bytes_read: int
-    first_pass_s: float
+    first_pass_s: float  # of the whole batch
     second_pass_s: float
 
 
@@ -171,7 +175,14 @@ class LocalStore:
     # Reading
 
     def search(
-        self, queries: Float32, k: int, mode: Mode, oversample: float, min_candidates: int
+        self,
+        queries: Float32,
+        k: int,
+        mode: Mode,
+        oversample: float,
+        min_candidates: int,
+        max_read: int = MAX_READ,
+        read_all: bool = False,
     ) -> list[Found]:
         """Find each query's k best documents by their best passage.
 
@@ -180,28 +191,45 @@ class LocalStore:
 
         Args:
             queries: (n_queries, dim) float32, unit length.
+            max_read: full vectors that mode certified reads at most.
+            read_all: whether mode two_pass reads every candidate, also those that can't be expected to matter.
         """
         n_candidates = pool_size(k, oversample, min_candidates, self.index.n_live)
+        n_hits = k
         answers: dict[int, Found] = {}
         waiting = np.arange(len(queries))
         for attempt in itertools.count():
-            hits = self.index.search(queries[waiting], n_candidates, mode)
+            hits = self.index.search(
+                queries[waiting], n_candidates, mode, n_candidates if read_all else n_hits, max_read
+            )
             rows = np.unique(hits.rows)
             passages = self.catalog.passages_of_rows(self.generation, rows[rows >= 0].tolist())
-            is_whole = n_candidates >= self.index.n_live
+            n_live = self.index.n_live
             short = []
             for position, query in enumerate(waiting.tolist()):
-                found, n_gone = _distinct_documents(hits, position, passages, k)
+                found, n_proved, n_gone = _distinct_documents(hits, position, passages, k)
+                rows_read = int(hits.rows_read[position])
+                is_whole = {
+                    Mode.PREFIX: n_candidates >= n_live,
+                    Mode.TWO_PASS: min(n_candidates, n_hits) >= n_live,
+                    Mode.CERTIFIED: n_hits >= n_live or rows_read >= min(max_read, n_live),
+                    Mode.EXACT: n_hits >= n_live,
+                }[mode]
+                certified = n_proved == len(found) and bool(
+                    len(found) == k or int(hits.proved[position]) >= n_live
+                )
                 answers[query] = Found(
-                    found, int(np.count_nonzero(hits.rows[position] >= 0)), hits.rows_read, hits.bytes_read,
-                    hits.first_pass_s, hits.second_pass_s,
+                    found, certified, n_proved, int(hits.candidates[position]), rows_read,
+                    int(hits.cold_reads[position]), rows_read * self.index.row_bytes, hits.first_pass_s,
+                    hits.second_pass_s,
                 )  # fmt: skip
                 if len(found) < k and not (is_whole and (n_gone == 0 or attempt >= MAX_TRIES)):
                     short.append(query)
             if not short:
                 break
             waiting = np.array(short)
-            n_candidates = max(1, min(n_candidates * 8, self.index.n_live))
+            n_candidates = max(1, min(n_candidates * 8, n_live))
+            n_hits = max(1, min(n_hits * 8, n_live))
         return [answers[query] for query in range(len(queries))]
 
     def known(self, ids: Sequence[str]) -> dict[str, Known]:
@@ -233,11 +261,14 @@ def shape_of(generation: Generation, prefix_dim: int) -> Shape:
 
 def _distinct_documents(
     hits: Hits, query: int, passages: dict[int, PassageRow], k: int
-) -> tuple[list[DocumentHit], int]:
-    """Keep each document's best passage; also count rows whose passage was replaced since the index was read."""
+) -> tuple[list[DocumentHit], int, int]:
+    """Keep each document's best passage.
+
+    Also counts leading documents that are proved, and rows whose passage was replaced since the index was read.
+    """
     found: dict[int, DocumentHit] = {}
     rows: Rows = hits.rows[query]
-    n_gone = 0
+    n_proved = n_gone = 0
     for slot, row in enumerate(rows.tolist()):
         if row < 0 or len(found) == k:
             break
@@ -245,9 +276,10 @@ def _distinct_documents(
         if passage is None:
             n_gone += 1
         elif passage.document not in found:
+            n_proved += slot < hits.proved[query]
             rank = int(hits.prefix_ranks[query, slot])
             found[passage.document] = DocumentHit(
                 passage.document, passage.start, passage.end, row, float(hits.scores[query, slot]),
                 float(hits.prefix_scores[query, slot]) if rank >= 0 else None, rank + 1 if rank >= 0 else None,
             )  # fmt: skip
-    return list(found.values()), n_gone
+    return list(found.values()), n_proved, n_gone

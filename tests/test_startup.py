@@ -1,11 +1,14 @@
 """Starting: what is refused, with which words; what goes on."""
 
+import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 
+import httpx
 import numpy as np
 import pytest
 from conftest import ROOT, environment
@@ -222,32 +225,25 @@ def test_a_read_only_data_directory_is_refused(tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_middle_of_an_ingest_ends_cleanly_with_nothing_half_stored(tmp_path, serve, how):
-    import threading
-
-    import httpx
-
     texts = [f"Sentence number {i} about something else than sentence {i + 1}. " * 12 for i in range(600)]
     documents = [{"id": str(i), "text": text} for i, text in enumerate(texts)]
-    answers = []
     with serve(tmp_path) as server:
         server.http.post("/documents", json={"documents": [{"id": "first", "text": "kept"}]})
-        ingest = threading.Thread(
-            target=lambda: answers.append(
-                httpx.post(f"{server.url}/documents", json={"documents": documents}, timeout=120)
-            )
-        )
-        ingest.start()
-        while server.http.post("/search", json={"query": "kept"}).json()["timings_ms"]["encode"] < 0:
-            pass
+        # Sent whole before the signal: the connection is there, whatever the server has made of it yet.
+        ingest = http.client.HTTPConnection("127.0.0.1", httpx.URL(server.url).port, timeout=120)
+        body = json.dumps({"documents": documents})
+        ingest.request("POST", "/documents", body, {"Content-Type": "application/json"})
+        server.http.post("/search", json={"query": "kept"})
         assert server.stop(how) == 0
-        ingest.join()
-    (answer,) = answers
+        answer = ingest.getresponse()
+        told = json.loads(answer.read())
+        ingest.close()
     with serve(tmp_path) as server:
         stored = server.http.get("/stats").json()["documents"]
-        if answer.status_code == 201:  # it was quicker than the signal
+        if answer.status == 201:  # it was quicker than the signal
             assert stored == 601
         else:
-            assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
+            assert (answer.status, told["code"]) == (503, "shutting_down")
             assert answer.headers["retry-after"]
             assert stored == 1
         server.stop()

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from index import first_pass, reference
+from index import reference
+from index.first_pass import writer
 from index.two_pass import Mode
 from index.vectors import normalise
 from server.catalog import Catalog
@@ -35,8 +36,8 @@ class Store(RuleBasedStateMachine):
         self.path = self.data_dir / "collections" / "default"
         self.path.mkdir(parents=True)
         self.expected = {}  # id: (vectors of its passages, metadata)
-        self.segment_rows = first_pass.SEGMENT_ROWS
-        first_pass.SEGMENT_ROWS = 16
+        self.tail_rows = writer.TAIL_ROWS
+        writer.TAIL_ROWS = 16
 
     @initialize()
     def open(self):
@@ -121,7 +122,7 @@ class Store(RuleBasedStateMachine):
             # Its texts aren't hashed as ingest hashes them, so those findings don't count here.
             problems = verify(self.data_dir, lambda done, total: None).problems
             assert [each for each in problems if each.code != "text_damaged"] == []
-        first_pass.SEGMENT_ROWS = self.segment_rows
+        writer.TAIL_ROWS = self.tail_rows
         self.folder.cleanup()
 
 

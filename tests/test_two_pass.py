@@ -1,11 +1,12 @@
-"""index/two_pass.py and index/first_pass.py against plain numpy, across reopening, removal and damage."""
+"""index/two_pass.py and the plain first pass against plain numpy, across reopening, removal and damage."""
 
 import numpy as np
 import pytest
 
-from index import first_pass, reference
+from index import reference
 from index.errors import PrefixError, StorageError
 from index.evaluation import recall_at_k
+from index.first_pass import files, writer
 from index.two_pass import (
     Mode,
     Shape,
@@ -26,9 +27,9 @@ def shape(request):
 
 
 @pytest.fixture(autouse=True)
-def small_segments(monkeypatch):
-    """Segments of 64 rows, so that a few hundred rows fill several."""
-    monkeypatch.setattr(first_pass, "SEGMENT_ROWS", 64)
+def small_parts(monkeypatch):
+    """A tail that is sealed at 64 rows, so that a few hundred rows fill several parts."""
+    monkeypatch.setattr(writer, "TAIL_ROWS", 64)
 
 
 def open_index(folder, shape, n_rows=0, dead=()):
@@ -45,6 +46,10 @@ def add(index, vectors, removed=()):
 
 def stored(vectors, shape):
     return vectors.astype(shape.vector_dtype).astype(np.float32)
+
+
+def part_file(folder, first_row, build=0):
+    return folder / f"first-pass-0001-{build:04d}-{first_row:09d}.faiss"
 
 
 def check_against_reference(index, vectors, queries, shape, rows):
@@ -148,9 +153,10 @@ def test_prefix_scores_and_ranks_say_where_a_hit_came_from(tmp_path, make_vector
         ):
             assert first.rows[query, rank] == row
             assert first.scores[query, rank] == score
-    assert hits.rows_read == 4 * 30
-    assert hits.bytes_read == 4 * 30 * DIM * (2 if shape.vector_dtype == "float16" else 4)
-    assert (first.rows_read, first.bytes_read) == (0, 0)
+    assert hits.rows_read.tolist() == hits.candidates.tolist() == [30] * 4
+    assert index.row_bytes == DIM * (2 if shape.vector_dtype == "float16" else 4)
+    assert first.candidates.tolist() == [30] * 4
+    assert first.rows_read.tolist() == first.cold_reads.tolist() == [0] * 4
 
 
 def test_rows_past_the_commit_are_dropped_on_opening(tmp_path, make_vectors, shape):
@@ -192,14 +198,14 @@ def test_rows_that_the_file_has_lost_are_hidden_and_named(tmp_path, make_vectors
         lambda path: path.write_bytes(path.read_bytes()[:4] + b"\xff" * 4 + path.read_bytes()[8:]),
         lambda path: path.write_bytes(path.read_bytes()[:8] + b"\xff" * 8 + path.read_bytes()[16:]),
         lambda path: path.write_bytes(path.read_bytes()[:37] + b"\xff" * 8 + path.read_bytes()[45:]),
-        lambda path: path.write_bytes(path.read_bytes()[:45] + bytes(path.stat().st_size - 45)),
+        lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     ],
 )  # fmt: skip
 def test_a_damaged_first_pass_file_is_made_anew(tmp_path, make_vectors, shape, harm):
     vectors = make_vectors(150, DIM, seed=16)
     index = open_index(tmp_path, shape)
     add(index, vectors)
-    path = tmp_path / f"first-pass-0001-flat{PREFIX}-000001.faiss"
+    path = part_file(tmp_path, 64)
     good = path.read_bytes()
     harm(path)
     if path.exists():
@@ -210,15 +216,68 @@ def test_a_damaged_first_pass_file_is_made_anew(tmp_path, make_vectors, shape, h
     assert stale_prefix_files(tmp_path, shape, np.arange(150)) == []
 
 
-def test_one_wrong_prefix_is_told_by_the_full_comparison(tmp_path, make_vectors, shape):
+@pytest.mark.parametrize("place", [45, 1000, -3])
+def test_one_flipped_bit_among_the_prefixes_is_told(tmp_path, make_vectors, shape, place):
     index = open_index(tmp_path, shape)
     add(index, make_vectors(150, DIM, seed=17))
-    path = tmp_path / f"first-pass-0001-flat{PREFIX}-000000.faiss"
+    assert stale_prefix_files(tmp_path, shape, np.arange(150)) == []
+    path = part_file(tmp_path, 0)
     data = bytearray(path.read_bytes())
-    data[-3] ^= 64
+    data[place] ^= 64
     path.write_bytes(data)
     assert stale_prefix_files(tmp_path, shape, np.arange(150)) == [path]
-    assert stale_prefix_files(tmp_path, shape, np.arange(63)) == []  # row 63 is dead: nothing wrong with it
+
+
+def test_prefixes_that_are_all_zero_are_told(tmp_path, make_vectors, shape):
+    index = open_index(tmp_path, shape)
+    add(index, make_vectors(150, DIM, seed=17))
+    path = part_file(tmp_path, 64)
+    path.write_bytes(path.read_bytes()[:45] + bytes(path.stat().st_size - 45))
+    assert stale_prefix_files(tmp_path, shape, np.arange(150)) == [path]
+
+
+def test_parts_of_other_vectors_are_told_and_made_anew(tmp_path, make_vectors, shape):
+    vectors, others = make_vectors(150, DIM, seed=17), make_vectors(150, DIM, seed=117)
+    for folder, mine in (("mine", vectors), ("others", others)):
+        (tmp_path / folder).mkdir()
+        add(open_index(tmp_path / folder, shape), mine)
+    for path in (tmp_path / "others").glob("first-pass-*"):
+        path.replace(tmp_path / "mine" / path.name)
+    foreign = [part_file(tmp_path / "mine", row) for row in (0, 64)]
+    assert stale_prefix_files(tmp_path / "mine", shape, np.arange(150)) == foreign
+    is_row_dead = np.isin(np.arange(150), np.arange(0, 150, 4))  # of every part all rows that were sampled
+    assert stale_prefix_files(tmp_path / "mine", shape, np.flatnonzero(~is_row_dead)) == []
+    index = open_index(tmp_path / "mine", shape, 150)
+    check_against_reference(index, vectors, vectors[:5], shape, np.arange(150))
+    assert stale_prefix_files(tmp_path / "mine", shape, np.arange(150)) == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: None,
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: text.replace('"version": ', '"version": 9'),
+        lambda text: text.replace('"float32"', '"float8"'),
+        lambda text: text.replace('"prefix_dim": 16', '"prefix_dim": "x"'),
+        lambda text: text.replace('"n_rows": 64', '"n_rows": 65'),
+        lambda text: text.replace('"first_row": 64', '"first_row": 6'),
+    ],
+)
+def test_a_damaged_manifest_costs_nothing_but_the_parts_it_named(tmp_path, make_vectors, shape, harm):
+    vectors = make_vectors(150, DIM, seed=16)
+    add(open_index(tmp_path, shape), vectors)
+    path = tmp_path / "first-pass-0001-0000.json"
+    harmed = harm(path.read_text())
+    assert harmed != path.read_text()
+    path.unlink() if harmed is None else path.write_text(harmed)
+    index = open_index(tmp_path, shape, 150)
+    check_against_reference(index, vectors, vectors[:5], shape, np.arange(150))
+    assert len(list(tmp_path.glob("first-pass-*.faiss"))) == 2
+    assert len(list(tmp_path.glob("first-pass-*.json"))) == 1
+    assert stale_prefix_files(tmp_path, shape, np.arange(150)) == []
 
 
 def test_another_prefix_length_is_made_from_the_stored_vectors(tmp_path, make_vectors, shape):
@@ -229,19 +288,32 @@ def test_another_prefix_length_is_made_from_the_stored_vectors(tmp_path, make_ve
     index = open_index(tmp_path, longer, 150)
     expected, _ = reference.prefix(stored(vectors, shape), vectors[:5], 32, 10)
     assert index.search(vectors[:5], 10, Mode.PREFIX).rows.tolist() == expected.tolist()
+    assert index.plan.prefix_dim == 32
     assert {path.name for path in tmp_path.glob("first-pass-*")} == {
-        "first-pass-0001-flat32-000000.faiss",
-        "first-pass-0001-flat32-000001.faiss",
+        "first-pass-0001-0001.json",
+        "first-pass-0001-0001-000000000.faiss",
+        "first-pass-0001-0001-000000064.faiss",
     }
 
 
-def test_a_segment_that_cannot_be_written_still_answers(tmp_path, make_vectors, shape, monkeypatch):
+def test_files_of_other_builds_and_generations_are_removed(tmp_path, make_vectors, shape):
+    vectors = make_vectors(150, DIM, seed=18)
+    add(open_index(tmp_path, shape), vectors)
+    mine = {path.name for path in tmp_path.iterdir()}
+    for name in ("0001-0000-000000128.faiss", "0001-0007-empty.faiss", "0001-0007.npz", "0000-0000.json"):
+        (tmp_path / f"first-pass-{name}").write_bytes(b"left behind")
+    (tmp_path / "first-pass-0001-0000-000000000.faiss.writing").write_bytes(b"half")
+    open_index(tmp_path, shape, 150)
+    assert {path.name for path in tmp_path.iterdir()} == mine
+
+
+def test_a_part_that_cannot_be_written_still_answers(tmp_path, make_vectors, shape, monkeypatch):
     vectors = make_vectors(150, DIM, seed=19)
 
     def full(*_):
         raise RuntimeError("Error: 'f' failed: could not write: No space left on device")
 
-    monkeypatch.setattr(first_pass.faiss, "write_index", full)
+    monkeypatch.setattr(files.faiss, "write_index", full)
     index = open_index(tmp_path, shape)
     add(index, vectors)
     check_against_reference(index, vectors, vectors[:5], shape, np.arange(150))

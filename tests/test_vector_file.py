@@ -8,7 +8,7 @@ import pytest
 
 from index import vector_file
 from index.errors import DiskFullError, StorageError
-from index.vector_file import VectorFile, row_checksums
+from index.vector_file import VectorFile, row_checksums, to_float32
 
 
 @pytest.mark.parametrize(("dtype", "numpy_dtype"), [("float16", "<f2"), ("float32", "<f4")])
@@ -99,3 +99,150 @@ def test_a_flipped_bit_changes_that_rows_checksum_alone(make_vectors):
     after = row_checksums(stored)
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True, False, True]
     assert row_checksums(stored[:0]) == []
+
+
+@pytest.mark.parametrize("dim", [1, 64])
+def test_every_float16_becomes_the_float32_that_numpy_makes_of_it(dim):
+    every = np.arange(1 << 16, dtype="<u2").view("<f2").reshape(-1, dim)
+    assert np.isnan(every).any()
+    finite = np.where(np.isfinite(every), every, every.dtype.type(0))  # the quick way alone
+    damaged = []
+    for value in (np.inf, -np.inf, np.nan):
+        damaged.append(finite.copy())
+        damaged[-1][0, 0] = value
+    for stored in (every, finite, *damaged):
+        expected = stored.astype(np.float32)
+        np.testing.assert_array_equal(to_float32(stored).view(np.uint32), expected.view(np.uint32))
+    assert to_float32(every[:0]).shape == (0, dim)
+    assert to_float32(every).dtype == np.float32
+
+
+def file_of_rows(tmp_path, make_vectors, n_rows=60, dim=768):
+    """Rows of 1536 bytes, a quarter of which lie on two pages."""
+    vectors = make_vectors(n_rows, dim, seed=8).astype("<f2").astype(np.float32)
+    file = VectorFile(tmp_path / "v", dim, "float16")
+    file.append(file.to_stored(vectors), 0)
+    file.sync()
+    return vectors, file
+
+
+def refuse_cached_reads(monkeypatch, refuse):
+    """Let `refuse(offset)` stand for the answer of a read that must not wait; None lets it through.
+
+    Returns the offsets of all reads that must not wait, of those that may, and of those advised.
+    """
+    asked, waited, advised = [], [], []
+    real, advise = os.preadv, os.posix_fadvise
+
+    def preadv(fd, buffers, offset, flags=0):
+        (asked if flags else waited).append(offset)
+        answer = refuse(offset) if flags else None
+        return real(fd, buffers, offset, flags) if answer is None else answer
+
+    def posix_fadvise(fd, offset, length, advice):
+        if advice == os.POSIX_FADV_WILLNEED:
+            advised.append(offset)
+        advise(fd, offset, length, advice)
+
+    monkeypatch.setattr(vector_file.os, "preadv", preadv)
+    monkeypatch.setattr(vector_file.os, "posix_fadvise", posix_fadvise)
+    return asked, waited, advised
+
+
+needs_nowait = pytest.mark.skipif(not vector_file.NOWAIT, reason="Python without preadv2")
+
+
+@needs_nowait
+def test_rows_in_the_page_cache_are_read_once_and_none_is_cold(tmp_path, make_vectors, monkeypatch):
+    vectors, file = file_of_rows(tmp_path, make_vectors)
+    rows = np.array([0, 2, 5, 30, 59])
+    if file.view(60).gather_counted(rows).n_cold is None:
+        pytest.skip("the temporary folder's file system can't tell what is cached")
+    asked, waited, advised = refuse_cached_reads(monkeypatch, lambda offset: None)
+    gathered = file.view(60).gather_counted(rows)
+    assert gathered.n_cold == 0
+    np.testing.assert_array_equal(gathered.vectors, vectors[rows])
+    assert asked == (rows * 1536).tolist()
+    assert waited == advised == []
+
+
+@needs_nowait
+@pytest.mark.parametrize("second_answer", [0, 512], ids=["none of it", "its first page"])
+def test_rows_missing_from_the_page_cache_are_waited_for_and_counted(
+    tmp_path, make_vectors, monkeypatch, second_answer
+):
+    vectors, file = file_of_rows(tmp_path, make_vectors)
+    rows = np.array([1, 2, 5, 30])
+
+    def answer(offset):
+        if offset == 1 * 1536:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return second_answer if offset == 5 * 1536 else 1536
+
+    asked, waited, advised = refuse_cached_reads(monkeypatch, answer)
+    gathered = file.view(60).gather_counted(rows)
+    assert gathered.n_cold == 2
+    assert asked == (rows * 1536).tolist()
+    assert waited == advised == [1 * 1536, 5 * 1536]
+    np.testing.assert_array_equal(gathered.vectors[[0, 2]], vectors[[1, 5]])
+
+
+@needs_nowait
+def test_a_dropped_file_is_read_from_the_disk_and_counted(tmp_path, make_vectors):
+    vectors, file = file_of_rows(tmp_path, make_vectors, n_rows=3000)
+    with (tmp_path / "v").open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            kept = os.preadv(opened.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            kept = 0
+        except OSError:
+            kept = 1
+    if kept:
+        pytest.skip("the temporary folder's file system doesn't drop pages or can't tell")
+    rows = np.array([2700, 2702, 2999])  # megabytes from the page asked above, and no two on one page
+    gathered = file.view(3000).gather_counted(rows)
+    assert gathered.n_cold == 3
+    np.testing.assert_array_equal(gathered.vectors, vectors[rows])
+    assert file.view(3000).gather_counted(rows).n_cold == 0
+
+
+@needs_nowait
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM])
+def test_where_the_cache_cannot_be_asked_all_rows_are_advised_and_read(
+    tmp_path, make_vectors, monkeypatch, code
+):
+    vectors, file = file_of_rows(tmp_path, make_vectors)
+
+    def answer(offset):
+        raise OSError(code, os.strerror(code))
+
+    asked, waited, advised = refuse_cached_reads(monkeypatch, answer)
+    rows = np.array([3, 4, 50])
+    for _ in range(2):
+        gathered = file.view(60).gather_counted(rows)
+        assert gathered.n_cold is None
+        np.testing.assert_array_equal(gathered.vectors, vectors[rows])
+    assert asked == [3 * 1536]  # once, not for every search
+    assert waited == advised == (rows * 1536).tolist() * 2
+
+
+@needs_nowait
+def test_a_disk_that_fails_is_an_error_that_names_the_file(tmp_path, make_vectors, monkeypatch):
+    _, file = file_of_rows(tmp_path, make_vectors)
+
+    def answer(offset):
+        raise OSError(errno.EIO, "Input/output error")
+
+    refuse_cached_reads(monkeypatch, answer)
+    with pytest.raises(StorageError, match=r"/v: Input/output error"):
+        file.view(60).gather(np.array([3]))
+
+
+def test_a_row_that_has_gone_from_the_file_is_an_error(tmp_path, make_vectors):
+    _, file = file_of_rows(tmp_path, make_vectors)
+    view = file.view(60)
+    os.truncate(tmp_path / "v", 59 * 1536 + 100)
+    with pytest.raises(StorageError, match="ends within row 59"):
+        view.gather(np.array([58, 59]))
+    assert view.gather(np.array([], np.int64)).shape == (0, 768)

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from server.errors import ANSWERS, RETRY_AFTER_S, Answer, InputError, MediaTypeError, answer_for, problem
+from server.errors import ANSWERS, RETRY_AFTER_S, Answer, InputError, answer_for, problem
 
 PROBLEM_JSON = "application/problem+json"
 MAX_FINDINGS = 10  # of a body with thousands of wrong fields, the first few say enough
@@ -27,11 +27,10 @@ BY_STATUS = {
         "The path doesn't take this method",
         "The header Allow says which it takes.",
     ),
-    413: Answer(413, "too_large", "The request is too large", "Split it, or raise limits.body_bytes."),
 }
 
 
-def add_error_handlers(app: FastAPI, body_limit_bytes: int) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Make the app answer every error in our shape."""
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
@@ -50,7 +49,6 @@ def add_error_handlers(app: FastAPI, body_limit_bytes: int) -> None:
             400: "the body can't be read as JSON",
             404: f"there is nothing at {request.url.path}",
             405: f"{request.url.path} doesn't take {request.method}",
-            413: f"the body is larger than the limit of {body_limit_bytes} bytes",
         }.get(error.status_code, error.detail)
         body = problem(answer, detail, request.state.request_id)
         headers = dict(error.headers or {})
@@ -79,12 +77,7 @@ def problem_response(error: Exception, request_id: str) -> JSONResponse:
 def _invalid(request: Request, findings: Sequence[Any]) -> JSONResponse:
     """Answer pydantic's findings: which field, where, why."""
     request_id = request.state.request_id
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     first = findings[0]
-    if request.method == "POST" and not content_type.endswith(("json", "ndjson")):
-        return problem_response(
-            MediaTypeError(f"the body's content type is {content_type or 'not given'}"), request_id
-        )
     if first["type"] == "json_invalid":
         detail = f"the body can't be read as JSON: {_why(first)} ({place(first['loc'])})"
         return JSONResponse(problem(MALFORMED, detail, request_id), 400, media_type=PROBLEM_JSON)
@@ -106,8 +99,5 @@ def place(loc: Sequence[Any]) -> str:
 
 
 def _why(finding: dict[str, Any]) -> str:
-    reason = str(finding["msg"])
-    context = finding.get("ctx") or {}
-    if finding["type"] == "json_invalid" and "error" in context:
-        reason = str(context["error"])
+    reason = str(finding["msg"]).removeprefix("Invalid JSON: ")
     return reason[:1].lower() + reason[1:]

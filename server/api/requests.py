@@ -1,20 +1,24 @@
 """Around every request: its id, the key, one log line, and an answer even to what nobody foresaw."""
 
+import os
 import re
 import time
 import traceback
-import uuid
 
 import structlog
 from anyio import to_thread
 from fastapi.responses import JSONResponse
 from pydantic import SecretStr
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.problems import PROBLEM_JSON, problem_response
 from server.auth import OPEN_PATHS, check_key
 from server.errors import ANSWERS, ServiceError, TooLargeError, UnauthorizedError, problem
 from server.memory import LARGE_BYTES, give_back
+
+HUNG_UP = 499
+"""In the log, as nginx has it: the client closed the connection before it had sent its whole request."""
 
 ACCEPTABLE_ID = re.compile(rb"[!-~]{1,128}")
 
@@ -26,6 +30,7 @@ class Requests:
         self.app = app
         self.api_key = api_key
         self.body_limit_bytes = body_limit_bytes
+        self._log = structlog.get_logger().bind()  # bound once: each time takes 5 µs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,37 +39,33 @@ class Requests:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        request_id = given.decode() if ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given.decode() if ACCEPTABLE_ID.fullmatch(given) else os.urandom(16).hex()
         scope.setdefault("state", {})["request_id"] = request_id
-        status = received_bytes = 0
-
-        async def receive_counted() -> Message:
-            nonlocal received_bytes
-            message = await receive()
-            received_bytes += len(message.get("body", b""))
-            return message
+        body = Body(receive, headers, self.body_limit_bytes)
+        status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
             check_key(self.api_key, scope["path"], headers.get(b"authorization", b""))
-            self._check_size(headers.get(b"content-length", b""))
-            await self.app(scope, receive_counted, send_with_id)
+            body.check_size()
+            await self.app(scope, body.receive, send_with_id)
         except (UnauthorizedError, TooLargeError) as error:
             await problem_response(error, request_id)(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = status or HUNG_UP
         except Exception as error:  # noqa: BLE001  the last stop: without it there is no answer
             _log_unforeseen(error, request_id)
             if not status:
-                body = problem(ANSWERS[ServiceError], "something went wrong inside twopass", request_id)
-                response = JSONResponse(body, 500, media_type=PROBLEM_JSON)
+                content = problem(ANSWERS[ServiceError], "something went wrong inside twopass", request_id)
+                response = JSONResponse(content, 500, media_type=PROBLEM_JSON)
                 await response(scope, receive, send_with_id)
-        log = structlog.get_logger()
-        tell = log.debug if scope["path"] in OPEN_PATHS else log.info  # probes come every few seconds
+        tell = self._log.debug if scope["path"] in OPEN_PATHS else self._log.info  # probes: every few seconds
         tell(
             "request",
             method=scope["method"],
@@ -73,16 +74,34 @@ class Requests:
             ms=round((time.perf_counter() - started) * 1000, 1),
             request_id=request_id,
         )
-        if received_bytes > LARGE_BYTES:
+        if body.n_bytes > LARGE_BYTES:
             await to_thread.run_sync(give_back)
 
-    def _check_size(self, content_length: bytes) -> None:
-        """Refuse a body that says it is too large; one that doesn't say is counted as it comes."""
-        if content_length.isdigit() and int(content_length) > self.body_limit_bytes:
+
+class Body:
+    """Counts a request's body against the limit: by what its header says, or as it comes."""
+
+    def __init__(self, receive: Receive, headers: dict[bytes, bytes], limit_bytes: int) -> None:
+        self._receive = receive
+        self._limit_bytes = limit_bytes
+        said = headers.get(b"content-length", b"")
+        self.n_bytes = int(said) if said.isdigit() and b"transfer-encoding" not in headers else 0
+        # The HTTP server sees to it that a body is as long as its header says.
+        self.receive = receive if self.n_bytes else self._receive_counted
+
+    def check_size(self) -> None:
+        """Raise TooLargeError if there is too much of it."""
+        if self.n_bytes > self._limit_bytes:
             raise TooLargeError(
-                f"the body has {int(content_length)} bytes; the limit is {self.body_limit_bytes}",
+                f"the body has {self.n_bytes} bytes or more; the limit is {self._limit_bytes}",
                 "Split it into several requests, or raise limits.body_bytes.",
             )
+
+    async def _receive_counted(self) -> Message:
+        message = await self._receive()
+        self.n_bytes += len(message.get("body", b""))
+        self.check_size()
+        return message
 
 
 def _log_unforeseen(error: BaseException, request_id: str) -> None:

@@ -1,29 +1,14 @@
 """What goes over the wire. Unknown fields are errors, so that a misspelt option never passes silently."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema
-from pydantic_core import core_schema
+from pydantic import BaseModel, ConfigDict, Field
 
+from index.axes import Order
+from index.plan import Codec, Kind
 from index.two_pass import Mode
-from index.vectors import Float32
-
-
-def _packed(numbers: list[float]) -> Float32:
-    """Turn each vector into an array as soon as it is read: a batch of Python floats takes six times the memory."""
-    with np.errstate(over="ignore"):  # 1e300 becomes infinite, which the service refuses
-        return np.array(numbers, np.float32)
-
-
-Vector = Annotated[
-    Float32,
-    GetPydanticSchema(
-        lambda _, handler: core_schema.no_info_after_validator_function(
-            _packed, handler.generate_schema(list[Annotated[float, Field(strict=True)]])
-        )
-    ),
-]
+from server.api.vectors import Vector
+from server.settings import MAX_DIM, MAX_READ_LIMIT
 
 
 class _In(BaseModel):
@@ -42,7 +27,8 @@ class DocumentIn(_In):
     metadata: dict[str, Any] = Field(default_factory=dict)
     """A JSON object, returned with the document."""
     vector: Vector | None = None
-    """All dimensions, any length other than zero; used as it is (normalised) instead of encoding the text."""
+    """All dimensions, any length other than zero; used as it is (normalised) instead of encoding the text. Numbers,
+    or base64 of little-endian float32."""
 
 
 class DocumentsIn(_In):
@@ -90,16 +76,20 @@ class SearchIn(_In):
     query: str | None = None
     """What to search for, in words. Either this or vector."""
     vector: Vector | None = None
-    """A query vector of full dimension."""
+    """A query vector of full dimension; numbers, or base64 of little-endian float32."""
     k: int = Field(default=10, ge=1, strict=True)
     """Distinct documents wanted; at most limits.k of the settings."""
     mode: Mode = Mode.TWO_PASS
-    """two_pass: candidates by prefix, order by full vectors. prefix: first pass only. exact: scans everything."""
+    """two_pass: candidates by prefix, order by full vectors. prefix: first pass only. certified: reads full vectors in
+    the order of upper bounds on their scores, until no unread one can be among the k best. exact: scans everything."""
     oversample: float | None = Field(default=None, ge=1, le=1000, allow_inf_nan=False)
-    """Candidates per hit asked for; the setting index.oversample when absent."""
+    """Candidates per hit asked for; when absent the setting index.oversample, or what the stored vectors were measured
+    to need where that is more."""
+    max_read: int | None = Field(default=None, ge=1, le=MAX_READ_LIMIT, strict=True)
+    """Full vectors that mode certified reads at most; the setting index.max_read when absent."""
     score_threshold: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
     """Leave out hits whose score is lower."""
-    include: list[Include] = ["text", "metadata"]
+    include: tuple[Include, ...] = ("text", "metadata")  # not a list: pydantic copies that each time, 5 µs
 
 
 class SearchesIn(_In):
@@ -116,9 +106,10 @@ class PassageOut(_Out):
 
 class HitExplanation(_Out):
     prefix_score: float | None
-    """Cosine of the prefixes; null in mode exact."""
+    """Cosine of the prefixes, as exactly as their codes tell it; in mode certified the upper bound on the score; null
+    in mode exact."""
     prefix_rank: int | None
-    """Place among the first pass's passages, from 1."""
+    """Place among the first pass's passages, from 1; in mode certified by upper bound; null in mode exact."""
     rank: int
     """Place among the hits, from 1."""
 
@@ -136,11 +127,15 @@ class HitOut(_Out):
 
 
 class SearchExplanation(_Out):
-    """Of all searches in a batch that were made together."""
+    """What this search read, and what that proves."""
 
     rows_read: int
     """Full vectors read from the file."""
     bytes_read: int
+    cold_reads: int | None
+    """Those of the rows that weren't in the page cache; null where the system can't say."""
+    proved: int
+    """Leading hits that are certainly the best of all, in order; before a score_threshold."""
 
 
 class SearchOut(_Out):
@@ -148,7 +143,8 @@ class SearchOut(_Out):
     candidates: int
     """Passages that were ranked."""
     certified: bool
-    """true: no other document can have a higher score (mode exact)."""
+    """true: the hits are what mode exact would find, proved. Always so in mode exact; in mode certified unless max_read
+    was reached; in mode two_pass where it happened to read everything."""
     timings_ms: dict[str, float]
     """encode, first_pass, second_pass, fetch, total."""
     explain: SearchExplanation | None = None
@@ -157,6 +153,49 @@ class SearchOut(_Out):
 
 class SearchesOut(_Out):
     results: list[SearchOut]
+
+
+class RebuildIn(_In):
+    """What the new first pass shall be; what is absent is as the settings say."""
+
+    prefix_dim: int | None = Field(default=None, ge=1, le=MAX_DIM, strict=True)
+    """Leading dimensions at most; no more than the vectors have."""
+    order: Order | None = None
+    """Which dimensions come first: the model's own, or the principal axes of the stored vectors (corpus)."""
+    codec: Codec | None = None
+    """How prefixes are kept in memory."""
+    kind: Kind | None = None
+    """flat: every row is compared. ivf: those in the lists nearest to the query."""
+
+
+class ProgressOut(_Out):
+    done: int
+    total: int
+    unit: str
+    eta_s: float | None
+    """Seconds left, guessed from those so far; null where there is nothing to guess from."""
+
+
+class JobOut(_Out):
+    id: str
+    type: str
+    """rebuild."""
+    status: Literal["waiting", "running", "done", "failed", "cancelled"]
+    stage: str
+    """Of a rebuild: sampling, training, filling, measuring; empty before."""
+    progress: ProgressOut
+    error: str | None
+    """Why it failed."""
+    result: dict[str, Any] | None
+    """Of a rebuild: plan and evidence, as in /stats. null while it runs, and where there was nothing to do."""
+
+
+class JobsOut(_Out):
+    jobs: list[JobOut]
+
+
+class RebuildOut(_Out):
+    job: JobOut
 
 
 class Problem(_Out):

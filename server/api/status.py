@@ -2,42 +2,44 @@
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from server import __version__
+from server.api.answers import answer
+from server.api.routes import Route
 from server.api.threads import Service
 from server.errors import StoppingError
 
-router = APIRouter(tags=["status"])
+router = APIRouter(tags=["status"], route_class=Route)
 
 
-@router.get("/stats")
-async def stats(service: Service) -> dict[str, Any]:
+@router.get("/stats", response_model=dict[str, Any])
+async def stats(service: Service) -> Response:
     """Counts, sizes and what is degraded."""
-    return await service.read(service.collection.stats)
+    return answer(await service.read(service.collection.stats))
 
 
-@router.get("/info")
-async def info(service: Service) -> dict[str, Any]:
+@router.get("/info", response_model=dict[str, Any])
+async def info(service: Service) -> Response:
     """What this server is: version, model, vectors, limits."""
-    return {"name": "twopass", "version": __version__, **service.collection.info()}
+    return answer({"name": "twopass", "version": __version__, **service.collection.info()})
 
 
-@router.get("/livez")
-async def livez() -> dict[str, str]:
+@router.get("/livez", response_model=dict[str, str])
+async def livez() -> Response:
     """The process answers."""
-    return {"status": "ok"}
+    return answer({"status": "ok"})
 
 
-@router.get("/readyz")
-async def readyz(service: Service) -> dict[str, str]:
+@router.get("/readyz", response_model=dict[str, str])
+async def readyz(service: Service) -> Response:
     """Searches and ingest are taken. `degraded`: some stored vectors are damaged, see /stats."""
     if service.collection.is_stopping:
         raise StoppingError("the server is shutting down")
-    return {"status": "degraded" if service.collection.is_degraded else "ok"}
+    return answer({"status": "degraded" if service.collection.is_degraded else "ok"})
 
 
-@router.get("/health")
-async def health(service: Service) -> dict[str, str]:
+@router.get("/health", response_model=dict[str, str])
+async def health(service: Service) -> Response:
     """The same as /readyz."""
     return await readyz(service)

@@ -1,0 +1,127 @@
+"""What a first pass was measured to do on its own corpus: how large a pool must be, and when reading may end."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from index.vectors import Float32, Rows
+
+K = 10
+"""Hits that calibration looks for: the k of a search that names none."""
+
+OVERSAMPLES = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Pool sizes that are tried, as multiples of k."""
+
+WAVE = 8
+"""Rows between two looks at the stopping rule, in calibration. Larger waves only read more."""
+
+SAME_ANSWERS = 0.995
+"""Share of the calibration's searches that must give the same k hits when reading ends early as when the whole pool
+is read. With 256 of them: at most one may differ."""
+
+MARGINS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0, 4.25, 4.5, 4.75, 5.0, 5.25, 5.5, 5.75, 6.0)
+"""Margins that are tried, in standard deviations of what the first pass gets wrong."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Measured on held-out rows of the corpus, each searched for with itself left out."""
+
+    n_queries: int
+    oversample: float  # least pool for the second pass, as a multiple of k, that reaches the target recall
+    pool_recall: dict[str, float]  # oversample → share of the true K nearest that are in the pool
+    slope: float  # exact score ≈ slope · prefix score + intercept
+    intercept: float
+    margin: float  # by how much an exact score may lie above that, as far as answers depend on it
+    same_answers: float  # share of searches that reading by this margin left unchanged
+    median_reads: float  # rows read by this margin, of a pool of 8·K
+
+    def highest_likely(self, prefix_score: float) -> float:
+        """Return the upper end of what a candidate with this prefix score may score exactly."""
+        return self.slope * prefix_score + self.intercept + self.margin
+
+    def reaches(self, target: float) -> bool:
+        """Return whether some pool that was tried holds the target share of the true neighbours."""
+        return max(self.pool_recall.values()) >= target
+
+    def told(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_evidence(evidence: dict[str, Any]) -> "Calibration | None":
+        """Read what `told` wrote; None where there is nothing, or what another version of twopass wrote."""
+        try:
+            return Calibration(**evidence["calibration"])
+        except (KeyError, TypeError):
+            return None
+
+
+def pool_recall(pool: Rows, true: Rows) -> dict[str, float]:
+    """Return the share of the true K nearest in the first candidates, by OVERSAMPLES.
+
+    Args:
+        pool: (n_queries, n) int64 rows, best first, -1 for empty slots. true: (n_queries, K) int64.
+    """
+    is_true = (pool[:, :, None] == true[:, None, :]).any(axis=2)  # (n_queries, n)
+    found = np.cumsum(is_true, axis=1)
+    n_true = np.maximum((true >= 0).sum(axis=1), 1)
+    return {
+        f"{each:g}": float(np.mean(found[:, min(math.ceil(each * K), pool.shape[1]) - 1] / n_true))
+        for each in OVERSAMPLES
+    }
+
+
+def least_oversample(recall: dict[str, float], target: float) -> float:
+    """Return the least oversample that reaches the target; the largest tried where none does."""
+    return next((each for each in OVERSAMPLES if recall[f"{each:g}"] >= target), float(OVERSAMPLES[-1]))
+
+
+def calibrate(
+    pool: Rows, prefix_scores: Float32, exact_scores: Float32, true: Rows, target: float
+) -> Calibration:
+    """Measure a first pass.
+
+    Args:
+        pool: (n_queries, max(OVERSAMPLES) * K) int64 rows by falling prefix score, -1 for empty slots.
+        prefix_scores: like pool. exact_scores: (n_queries, 8 * K) float32 full scores of the first candidates.
+        true: (n_queries, K) int64, the nearest by full vectors.
+        target: share of the true nearest that the pool must hold.
+    """
+    recall = pool_recall(pool, true)
+    oversample = least_oversample(recall, target)
+    front = prefix_scores[:, : exact_scores.shape[1]]
+    slope, intercept = _line(front, exact_scores)
+    off = exact_scores - (slope * front + intercept)
+    spread = float(np.std(off[np.isfinite(off)]))
+    margin, same, reads = 0.0, 0.0, 0.0
+    for factor in MARGINS:
+        margin = factor * spread
+        same, reads = _by_margin(slope * front + intercept + margin, exact_scores)
+        if same >= SAME_ANSWERS:
+            break
+    return Calibration(len(pool), oversample, recall, slope, intercept, margin, same, reads)
+
+
+def _line(x: Float32, y: Float32) -> tuple[float, float]:
+    """Fit y ≈ slope · x + intercept by least squares over finite pairs."""
+    is_pair = np.isfinite(x) & np.isfinite(y)
+    if not is_pair.any() or np.ptp(x[is_pair]) == 0:
+        return 1.0, 0.0
+    slope, intercept = np.polyfit(x[is_pair].astype(np.float64), y[is_pair].astype(np.float64), 1)
+    return float(slope), float(intercept)
+
+
+def _by_margin(highest: Float32, exact_scores: Float32) -> tuple[float, float]:
+    """Return the share of queries whose best K stay the same when reading ends early, and the median of rows read."""
+    n_same, reads = 0, []
+    n_pool = exact_scores.shape[1]
+    for likely, exact in zip(highest, exact_scores, strict=True):
+        done = min(n_pool, K + WAVE)
+        while done < n_pool and likely[done] >= np.partition(exact[:done], -K)[-K]:
+            done = min(done + WAVE, n_pool)
+        n_same += bool(np.partition(exact, -K)[-K] <= np.partition(exact[:done], -K)[-K])
+        reads.append(done)
+    return n_same / len(reads), float(np.median(reads))

@@ -1,0 +1,158 @@
+"""Which first pass fits: from rows, dimensions, memory and the speed of this machine to a plan, with predictions.
+
+The figures below were measured with `python -m benchmarks scan` and `… recall` (see benchmarks/README.md) on one core
+with AVX-512; a machine's own speed enters as a factor. What they can't know is the corpus: a rebuild measures pool and
+recall on it afterwards, and takes a longer code where the planned one falls short.
+"""
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from index.axes import Order
+from index.first_pass.codecs import code_bytes
+from index.first_pass.snapshot import scan_once
+from index.plan import Codec, Kind, Plan, Wish
+
+SMALL_ROWS = 32_768
+"""Up to here every row keeps 8 bits a dimension: a scan takes 0.3 ms, nothing need be trained, and a pool of 20 holds
+the true 10 as often as one of 40 does with 64-byte codes."""
+
+LISTS_ROWS = 2_000_000
+"""From here on an inverted file pays: below, a flat scan of 64-byte codes takes less than 5 ms, and probing few lists
+loses neighbours that no rescoring brings back, since clusters of real texts overlap."""
+
+PROBED_SHARE = 0.2
+"""Lists that are probed, of all, before measurement on the corpus says otherwise."""
+
+ROWS_A_LIST = 1024  # rows of a list, on average: long enough for the fast scan's blocks of 32
+
+MAX_LISTS = 4096
+"""Lists at most: placing more centres costs more than it saves below a hundred million rows."""
+
+NS_A_BYTE = {
+    Codec.FLOAT32: 0.037,
+    Codec.FLOAT16: 0.036,
+    Codec.INT8: 0.039,
+    Codec.PQ4: 0.038,
+    Codec.RABITQ: 0.135,
+}
+"""Nanoseconds of one core for each byte of code compared, 256 dimensions and 100 000 rows."""
+
+SCAN_MS = 0.05  # of every search, before the first row
+READ_MS = 0.003  # to read and score one row that is in the page cache
+HTTP_MS = 0.5  # request, answer and catalog
+
+REFERENCE_SCAN_NS = 0.037
+"""What `machine_factor` compares with: ns a byte of a float32 scan on the machine of the table."""
+
+READS = {Codec.FLOAT32: 20, Codec.FLOAT16: 20, Codec.INT8: 20, Codec.RABITQ: 160}
+"""Candidates of which 10 are the true ones 99 times of 100, for 256 dimensions in the corpus's order."""
+
+PQ4_READS = {128: 20, 96: 30, 64: 40, 48: 80, 32: 160, 16: 640}  # the same, by bytes of code
+
+PREDICTED_RECALL = 0.99
+"""Recall in the pool that the table's candidates stand for."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a plan has to live with."""
+
+    speed_factor: float = 1.0  # time of a scan against the machine of the table
+    read_ms: float = (
+        READ_MS  # to read one full vector: from the page cache, or the disk where they don't fit there
+    )
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan and what is expected of it."""
+
+    plan: Plan
+    memory_bytes: int  # codes of all rows
+    reads: int  # candidates
+    search_ms: float
+
+
+def machine_factor(seconds: float = 0.2) -> float:
+    """Measure this machine's scan against the table's, for at most about `seconds`."""
+    vectors = np.ones((8192, 256), np.float32)
+    times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while not times or time.perf_counter() < deadline:
+        started = time.perf_counter()
+        scan_once(vectors[:1], vectors)
+        times.append(time.perf_counter() - started)
+    return float(np.median(times)) * 1e9 / vectors.nbytes / REFERENCE_SCAN_NS
+
+
+def propose(n_rows: int, dim: int, wish: Wish, machine: Machine) -> list[Proposal]:
+    """Return plans that fit, the best first; those behind it have longer codes, for a corpus that needs them.
+
+    Args:
+        n_rows: rows to plan for.
+
+    Where nothing fits wish.memory_bytes, the one plan returned is the smallest there is.
+    """
+    longest = min(wish.prefix_dim, dim)
+    proposals = [_proposal(plan, n_rows, machine) for plan in _plans(n_rows, longest, wish)]
+    fitting = [
+        each for each in proposals if wish.memory_bytes is None or each.memory_bytes <= wish.memory_bytes
+    ]
+    if not fitting:
+        return [min(proposals, key=lambda each: each.memory_bytes)]
+    best = min(fitting, key=lambda each: each.search_ms)
+    longer = [each for each in fitting if each.plan.code_bytes > best.plan.code_bytes]
+    return [best, *sorted(longer, key=lambda each: each.plan.code_bytes)]
+
+
+def _plans(n_rows: int, longest: int, wish: Wish) -> list[Plan]:
+    order = wish.order or Order.CORPUS
+    codecs = [wish.codec] if wish.codec else _codecs(n_rows, wish.kind)
+    if wish.codec is Codec.PQ4 and longest < 2:
+        codecs = [Codec.INT8]  # a product code needs two dimensions
+    plans = []
+    for codec in codecs:
+        if codec is Codec.PQ4:
+            plans += [Plan(codec, order, n_dims, size) for size, n_dims in _pq_shapes(longest)]
+        else:
+            plans.append(Plan(codec, order, longest, code_bytes(codec, longest)))
+    return [_with_lists(plan, n_rows, wish.kind) for plan in plans]
+
+
+def _codecs(n_rows: int, kind: Kind | None) -> list[Codec]:
+    if kind is Kind.IVF:
+        return [Codec.PQ4, Codec.RABITQ]
+    if n_rows <= SMALL_ROWS:
+        return [Codec.INT8]
+    return [Codec.INT8, Codec.PQ4, Codec.RABITQ]
+
+
+def _pq_shapes(longest: int) -> list[tuple[int, int]]:
+    """Return (bytes of code, dimensions): a 4-bit code for every one, two, or up to four dimensions."""
+    shapes = []
+    for size, n_dims in ((128, 256), (96, 192), (64, 256), (48, 192), (32, 192), (16, 128)):
+        if n_dims <= longest:
+            shapes.append((size, n_dims))
+    if longest < 192:  # else nothing longer would follow (16, 128)
+        even = longest // 2 * 2
+        shapes += [(even // 2, even)] if even else []
+    return shapes
+
+
+def _with_lists(plan: Plan, n_rows: int, kind: Kind | None) -> Plan:
+    wants_lists = kind is Kind.IVF or (kind is None and n_rows >= LISTS_ROWS)
+    if plan.codec not in (Codec.PQ4, Codec.RABITQ) or not wants_lists:
+        return plan
+    n_lists = int(np.clip(n_rows // ROWS_A_LIST, 2, MAX_LISTS))
+    return replace(plan, n_lists=n_lists, n_probes=max(1, round(n_lists * PROBED_SHARE)))
+
+
+def _proposal(plan: Plan, n_rows: int, machine: Machine) -> Proposal:
+    compared = n_rows * plan.n_probes / plan.n_lists + (plan.n_lists if plan.n_lists > 1 else 0) * 16
+    scan_ms = compared * plan.code_bytes * NS_A_BYTE[plan.codec] * 1e-6 * machine.speed_factor
+    reads = PQ4_READS.get(plan.code_bytes, 40) if plan.codec is Codec.PQ4 else READS[plan.codec]
+    search_ms = SCAN_MS + scan_ms + reads * machine.read_ms
+    return Proposal(plan, n_rows * plan.row_bytes, reads, search_ms)

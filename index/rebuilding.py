@@ -1,0 +1,253 @@
+"""Making a new first pass from stored vectors: sample, plan, train, fill, measure."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.axes import Order
+from index.calibration import OVERSAMPLES, Calibration, K, calibrate
+from index.errors import StorageError
+from index.evaluation import ExactScan
+from index.first_pass.codecs import ROWS_PER_LIST, TRAINING_ROWS
+from index.first_pass.files import FirstPassFolder, Manifest
+from index.first_pass.merging import Candidates
+from index.first_pass.recipe import train
+from index.first_pass.snapshot import PrefixSnapshot
+from index.first_pass.writer import FirstPass
+from index.plan import Plan, Wish
+from index.planner import Machine, Proposal, machine_factor, propose
+from index.vector_file import VectorView
+from index.vectors import Float32, Rows, normalise, score
+
+N_QUERIES = 256
+"""Rows that are held out and searched for. A recall of 0.99 over 256 x 10 neighbours has a standard error of 0.002."""
+
+RUN_ROWS = 32
+"""Neighbouring rows that the sample takes at a time: a slow disk reads a run about as fast as a row."""
+
+ORDER_ROWS = 16_384
+"""Rows of the sample on which the two orders are compared."""
+
+MAX_TRIES = 3  # plans that are filled and measured before the best of them is kept
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a rebuild chose and found."""
+
+    plan: Plan
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Rows to fit to, and rows to search for."""
+
+    training: Float32  # (n, dim) as stored
+    queries: Float32  # (n_queries, dim) unit length
+    query_rows: Rows  # (n_queries,)
+
+
+def make_first_pass(
+    files: FirstPassFolder,
+    number: int,
+    vectors: VectorView,
+    current: PrefixSnapshot,
+    wish: Wish,
+    read_ms: float,
+    stop: Callable[[], bool],
+    on_progress: Callable[[str, int, int], None],
+) -> tuple[FirstPass, Report] | None:
+    """Plan, train, fill and measure a first pass over the rows of a snapshot; None if stopped.
+
+    Args:
+        number: of the build, for its files.
+        current: the first pass in place; says which rows are live, and how long prefixes may be.
+
+    Memory: the codes of one part (of all rows where the quantiser lives in memory), the sample (up to 32 768 rows, or
+    50 for each list), and a few blocks.
+
+    Raises:
+        DiskFullError, StorageError: the build's files are removed again.
+    """
+    started = time.perf_counter()
+    on_progress("sampling", 0, current.n_rows)
+    n_rows = min(current.n_rows, vectors.n_rows)
+    machine = Machine(machine_factor(), read_ms)
+    proposals = propose(n_rows, vectors.dim, wish, machine)
+    n_training = max(TRAINING_ROWS, max(each.plan.n_lists for each in proposals) * ROWS_PER_LIST)
+    sample = _take_sample(vectors, current, n_training)
+    order, order_evidence = _choose_order(sample, proposals[0].plan, wish)
+    kept: tuple[FirstPass, Calibration, Proposal] | None = None
+    exact: _Exact | None = None
+    for proposal in proposals[:MAX_TRIES]:
+        plan = replace(proposal.plan, order=order)
+        on_progress("training", 0, n_rows)
+        first_pass = FirstPass(files, train(plan, sample.training, wish.with_bounds), Manifest(number, plan))
+        try:
+            scan = None if exact else _Exact(sample, current)
+            if not _fill(first_pass, vectors, n_rows, stop, on_progress, scan):
+                first_pass.discard()
+                return None
+        except RuntimeError as error:  # faiss could not write
+            first_pass.discard()
+            raise StorageError(f"the first pass can't be written: {error}") from error
+        except BaseException:
+            first_pass.discard()
+            raise
+        exact = exact or scan
+        assert exact is not None
+        first_pass.set_live(current.live)
+        on_progress("measuring", n_rows, n_rows)
+        calibration = _measure(first_pass.snapshot(), vectors, sample, exact, wish.target_recall)
+        kept = (first_pass, calibration, proposal)
+        number += 1
+        if calibration.reaches(wish.target_recall) or proposal is proposals[:MAX_TRIES][-1]:
+            break
+        first_pass.discard()
+    assert kept is not None
+    first_pass, calibration, proposal = kept
+    first_pass.manifest.evidence.update(
+        {
+            "rows": n_rows,
+            "wish": wish.told(),
+            "order": order_evidence,
+            "calibration": calibration.told(),
+            "search_ms": round(_scan_ms(first_pass.snapshot(), sample.queries), 3),
+            "predicted_search_ms": round(proposal.search_ms, 3),
+            "speed_factor": round(machine.speed_factor, 2),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+    )
+    return first_pass, Report(first_pass.manifest.plan, first_pass.manifest.evidence)
+
+
+class _Exact:
+    """The true neighbours of the held-out rows, themselves left out, found while the file goes by."""
+
+    def __init__(self, sample: _Sample, current: PrefixSnapshot) -> None:
+        self._scan = ExactScan(sample.queries, K + 1)
+        self._query_rows = sample.query_rows
+        self._current = current
+
+    def add(self, first_row: int, block: Float32) -> None:
+        self._scan.add(first_row, block, self._current.is_live(np.arange(first_row, first_row + len(block))))
+
+    @property
+    def rows(self) -> Rows:
+        """(n_queries, K) int64, -1 for empty slots."""
+        return _without(self._scan.rows, self._query_rows, K)
+
+
+def _fill(
+    first_pass: FirstPass,
+    vectors: VectorView,
+    n_rows: int,
+    stop: Callable[[], bool],
+    on_progress: Callable[[str, int, int], None],
+    exact: _Exact | None,
+) -> bool:
+    def watch(first_row: int, block: Float32) -> None:
+        on_progress("filling", first_row, n_rows)
+        if exact is not None:
+            exact.add(first_row, block)
+
+    n_built = n_rows // 8 * 8  # parts end at whole bytes of the live bitmap; the last few rows go to the tail
+    if not first_pass.build(vectors, n_built, stop, watch):
+        return False
+    for start, block in vectors.blocks(n_built, n_rows):
+        if exact is not None:
+            exact.add(start, block)
+        first_pass.fill(block, vectors)
+    return True
+
+
+def _take_sample(vectors: VectorView, current: PrefixSnapshot, n_training: int) -> _Sample:
+    """Take runs of live rows spread over the whole file, and hold some single rows out."""
+    rng = np.random.default_rng(0)
+    n_rows = min(current.n_rows, vectors.n_rows)
+    n_runs = max(1, n_rows // RUN_ROWS)
+    runs = np.sort(rng.permutation(n_runs)[: -(-(n_training + N_QUERIES) // RUN_ROWS)])
+    rows = (runs[:, None] * RUN_ROWS + np.arange(RUN_ROWS)).reshape(-1)
+    rows = rows[rows < n_rows]
+    rows = rows[current.is_live(rows)]
+    taken = np.concatenate([vectors.gather(part) for part in np.array_split(rows, len(rows) // 4096 + 1)])
+    held_out = np.sort(rng.permutation(len(rows))[: min(N_QUERIES, len(rows) // 4)])
+    is_training = np.ones(len(rows), np.bool_)
+    is_training[held_out] = False
+    training = taken[is_training]
+    rng.shuffle(training)
+    return _Sample(training, normalise(taken[held_out]), rows[held_out])
+
+
+def _choose_order(sample: _Sample, plan: Plan, wish: Wish) -> tuple[Order, dict[str, Any]]:
+    """Compare the orders at equal bytes: which finds more of the sample's own nearest neighbours?
+
+    Measured with half the candidates that k = 10 would get, so that there is something to lose.
+    """
+    if wish.order is not None:
+        return wish.order, {"chosen": wish.order.value, "why": "as set"}
+    corpus = sample.training[:ORDER_ROWS]
+    true = np.argsort(-(sample.queries @ corpus.T), axis=1)[:, :K]
+    recall = {}
+    for order in (Order.MODEL, Order.CORPUS):
+        tried = train(replace(plan, order=order, n_lists=1, n_probes=1), corpus, with_bounds=False)
+        pool = tried.search(corpus, sample.queries, 4 * K)
+        recall[order] = float(
+            np.mean([np.isin(mine, found).mean() for mine, found in zip(true, pool, strict=True)])
+        )
+    chosen = max(recall, key=lambda order: recall[order])
+    told = {order.value: round(value, 4) for order, value in recall.items()}
+    return chosen, {
+        "chosen": chosen.value,
+        "why": "measured",
+        "recall_in_pool_of_40": told,
+        "rows": len(corpus),
+    }
+
+
+def _measure(
+    snapshot: PrefixSnapshot, vectors: VectorView, sample: _Sample, exact: _Exact, target: float
+) -> Calibration:
+    n_pool = int(OVERSAMPLES[-1]) * K
+    first = snapshot.search(sample.queries, n_pool + 1)
+    pool = _leave_out(first, sample.query_rows, n_pool)
+    front = pool.rows[:, : 8 * K]
+    exact_scores = np.full(front.shape, -np.inf, np.float32)
+    for query, candidates in enumerate(front):
+        order = np.argsort(candidates)
+        order = order[candidates[order] >= 0]
+        exact_scores[query, order] = score(vectors.gather(candidates[order]), sample.queries[query])
+    return calibrate(pool.rows, pool.scores, exact_scores, exact.rows, target)
+
+
+def _leave_out(found: Candidates, out: Rows, n: int) -> Candidates:
+    """Leave each query's own row out."""
+    slots = _kept(found.rows, out, n)
+    return Candidates(
+        np.take_along_axis(found.rows, slots, axis=1), np.take_along_axis(found.scores, slots, axis=1)
+    )
+
+
+def _kept(rows: Rows, out: Rows, n: int) -> NDArray[np.intp]:
+    """Return, for each query, the slots that stay when its own row is left out: (n_queries, n)."""
+    return np.argsort(rows == out[:, None], axis=1, kind="stable")[:, :n]
+
+
+def _without(rows: Rows, out: Rows, n: int) -> Rows:
+    """Leave each query's own row out: (n_queries, n)."""
+    return np.take_along_axis(rows, _kept(rows, out, n), axis=1)
+
+
+def _scan_ms(snapshot: PrefixSnapshot, queries: Float32) -> float:
+    """Return the median time of a first pass for one query, in milliseconds."""
+    times = []
+    for query in queries[:32]:
+        started = time.perf_counter()
+        snapshot.search(query[None], 8 * K)
+        times.append(time.perf_counter() - started)
+    return float(np.median(times)) * 1e3

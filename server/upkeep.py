@@ -1,0 +1,158 @@
+"""The thread that keeps the index in shape: measures the disk, makes the first pass anew as the collection grows."""
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from index.axes import Order
+from index.disk import DiskSpeed, measure_disk, wave_rows
+from index.errors import IndexFault
+from index.plan import Codec, Kind, Wish
+from index.planner import READ_MS
+from index.two_pass import TwoPassIndex, vector_path
+from server.jobs import Job, Jobs
+from server.memory import give_back, limit_bytes
+from server.settings import IndexSettings
+from server.store import LocalStore
+
+NICENESS = 10
+"""How far the thread's work stands back behind searches, on Unix's scale of 19."""
+
+POOL = 80
+"""Candidates of a search of k = 10, for which the size of a wave is chosen."""
+
+CACHED_SHARE = 0.5
+"""Vectors that take less than this part of the memory are expected to stay in the page cache."""
+
+RETRY_GROWTH = (
+    1.1  # rows, against those at which making a first pass failed, before it is tried again by itself
+)
+
+
+@dataclass(frozen=True)
+class _Task:
+    job: Job
+    wish: Wish
+
+
+class Upkeep:
+    """Runs index work one after another, in one thread, beside searches and writes."""
+
+    def __init__(self, store: LocalStore, settings: IndexSettings, jobs: Jobs) -> None:
+        self._store = store
+        self._settings = settings
+        self._jobs = jobs
+        self._wake: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failed_at = 0  # rows
+        self.disk: DiskSpeed | None = None
+
+    def start(self) -> None:
+        """Start the thread; it measures the disk first."""
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        self._thread.start()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the thread look whether there is something to do; returns at once."""
+        self._wake.put(None)
+
+    def rebuild(self, wish: Wish) -> Job:
+        """Have the first pass made anew by a wish of its own; returns at once."""
+        job = self._jobs.add(Job("rebuild", total=self._index.n_rows))
+        self._wake.put(_Task(job, wish))
+        return job
+
+    def wish(self) -> Wish:
+        """Return what the settings ask for."""
+        settings = self._settings
+        return Wish(
+            prefix_dim=self._store.shape.prefix_dim,
+            order=None if settings.order == "auto" else Order(settings.order),
+            codec=None if settings.codec == "auto" else Codec(settings.codec),
+            kind=None if settings.kind == "auto" else Kind(settings.kind),
+            target_recall=settings.target_recall,
+            memory_bytes=settings.memory_budget or limit_bytes() // 2,
+            with_bounds=settings.bounds == "keep",
+        )
+
+    def stop(self) -> None:
+        """Ask the thread to give up what it is doing; nothing of it is kept."""
+        self._stopping.set()
+        self._wake.put(None)
+
+    def close(self) -> None:
+        """Stop and wait."""
+        self.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def _index(self) -> TwoPassIndex:
+        return self._store.index
+
+    def _run(self) -> None:
+        # The thread alone: searches run in others. Not everyone may lower a priority, or has one for each thread.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        self._measure_disk()
+        while not self._stopping.is_set():
+            task = self._wake.get()
+            if self._stopping.is_set():
+                break
+            if task is not None:
+                self._rebuild(task)
+            elif self._index.n_rows >= self._failed_at * RETRY_GROWTH and self._index.rebuild_due(
+                self.wish()
+            ):
+                job = self._jobs.add(Job("rebuild", total=self._index.n_rows))
+                self._rebuild(_Task(job, self.wish()))
+
+    def _rebuild(self, task: _Task) -> None:
+        job, log = task.job, structlog.get_logger()
+        job.status, job.started = "running", time.monotonic()
+        self._measure_disk()
+        try:
+            report = self._index.rebuild(task.wish, self._read_ms(), self._stopping.is_set, job.progress)
+        except (IndexFault, MemoryError) as error:
+            # The first pass in place goes on serving; the next growth tries again.
+            self._failed_at = self._index.n_rows
+            job.status, job.error = "failed", str(error)
+            log.warning("making a first pass failed", kind=type(error).__name__)
+            return
+        finally:
+            give_back()
+        self._failed_at = 0
+        job.done = job.total
+        if report is None:
+            job.status = "cancelled" if self._stopping.is_set() else "done"
+            return
+        job.result = {"plan": report.plan.told(), "evidence": report.evidence}
+        job.status = "done"
+        log.info(
+            "first pass made",
+            rows=report.evidence["rows"],
+            seconds=report.evidence["seconds"],
+            **report.plan.told(),
+        )
+
+    def _measure_disk(self) -> None:
+        path = vector_path(self._store.folder, self._store.shape)
+        with contextlib.suppress(IndexFault, OSError):
+            self.disk = measure_disk(path)
+        # A file too small to be measured stays in the page cache: everything is read at once.
+        wave = POOL if self.disk is None else wave_rows(self.disk, POOL)
+        self._index.wave_rows = 0 if wave >= POOL else wave
+
+    def _read_ms(self) -> float:
+        """Return what reading one full vector is expected to take while many are asked for, in milliseconds."""
+        vectors_bytes = self._index.n_rows * self._index.row_bytes
+        if self.disk is None or vectors_bytes < CACHED_SHARE * limit_bytes():
+            return READ_MS
+        return max(READ_MS, 1e3 / self.disk.parallel_reads_per_s)
