@@ -1,8 +1,10 @@
 """A client that costs next to nothing: prepared bytes over kept sockets. httpx alone takes 0.4 ms a request."""
 
+import itertools
 import select
 import socket
 import time
+from collections.abc import Sequence
 
 
 def request(method: str, path: str, body: bytes = b"") -> bytes:
@@ -57,6 +59,12 @@ class Connection:
 
 def requests_per_s(port: int, request: bytes, concurrency: int, n_requests: int) -> float:
     """Keep `concurrency` connections busy until `n_requests` answers have come."""
+    return requests_per_s_of(port, [request], concurrency, n_requests)
+
+
+def requests_per_s_of(port: int, requests: Sequence[bytes], concurrency: int, n_requests: int) -> float:
+    """Like requests_per_s, the requests taking turns."""
+    turns = itertools.cycle(requests)
     connections = [Connection(port) for _ in range(concurrency)]
     poll = select.epoll()
     waiting = {}
@@ -66,14 +74,14 @@ def requests_per_s(port: int, request: bytes, concurrency: int, n_requests: int)
     started = time.perf_counter()
     to_send, to_come = n_requests - concurrency, n_requests
     for connection in connections:
-        connection.send(request)
+        connection.send(next(turns))
     while to_come:
         for number, _ in poll.poll():
             if waiting[number].receive() is not None:
                 to_come -= 1
                 if to_send:
                     to_send -= 1
-                    waiting[number].send(request)
+                    waiting[number].send(next(turns))
     took_s = time.perf_counter() - started
     poll.close()
     for connection in connections:

@@ -38,6 +38,10 @@ class Calibration:
     same_answers: float  # share of searches that reading by this margin left unchanged
     median_reads: float  # rows read by this margin, of a pool of 8·K
 
+    def expected(self, prefix_scores: Float32) -> Float32:
+        """Return what candidates with these prefix scores score exactly, on average."""
+        return np.float32(self.slope) * prefix_scores + np.float32(self.intercept)
+
     def highest_likely(self, prefix_score: float) -> float:
         """Return the upper end of what a candidate with this prefix score may score exactly."""
         return self.slope * prefix_score + self.intercept + self.margin
@@ -94,8 +98,12 @@ def calibrate(
     oversample = least_oversample(recall, target)
     front = prefix_scores[:, : exact_scores.shape[1]]
     slope, intercept = _line(front, exact_scores)
-    off = exact_scores - (slope * front + intercept)
-    spread = float(np.std(off[np.isfinite(off)]))
+    is_found = np.isfinite(front) & np.isfinite(exact_scores)
+    spread = (
+        float(np.std(exact_scores[is_found] - (slope * front[is_found] + intercept)))
+        if is_found.any()
+        else 0.0
+    )
     margin, same, reads = 0.0, 0.0, 0.0
     for factor in MARGINS:
         margin = factor * spread

@@ -26,19 +26,23 @@ loses neighbours that no rescoring brings back, since clusters of real texts ove
 PROBED_SHARE = 0.2
 """Lists that are probed, of all, before measurement on the corpus says otherwise."""
 
-ROWS_A_LIST = 1024  # rows of a list, on average: long enough for the fast scan's blocks of 32
+ROWS_A_LIST = 8192
+"""Rows of a list, on average. Short lists would let fewer rows be compared, but each costs LIST_MS."""
 
-MAX_LISTS = 4096
-"""Lists at most: placing more centres costs more than it saves below a hundred million rows."""
+MAX_LISTS = 1024
+"""Lists at most: finding the nearest of more centres for every row costs more than it saves below a hundred million
+rows."""
 
-NS_A_BYTE = {
-    Codec.FLOAT32: 0.037,
-    Codec.FLOAT16: 0.036,
-    Codec.INT8: 0.039,
-    Codec.PQ4: 0.038,
-    Codec.RABITQ: 0.135,
+LIST_MS = 0.002  # to begin with a list
+
+NS_A_ROW = {
+    Codec.FLOAT32: (0.0, 0.037),
+    Codec.FLOAT16: (0.0, 0.036),
+    Codec.INT8: (0.0, 0.041),
+    Codec.PQ4: (0.75, 0.028),
+    Codec.RABITQ: (0.75, 0.12),
 }
-"""Nanoseconds of one core for each byte of code compared, 256 dimensions and 100 000 rows."""
+"""Nanoseconds of one core for each row compared, and for each byte of its code: 300 000 rows of 256 dimensions."""
 
 SCAN_MS = 0.05  # of every search, before the first row
 READ_MS = 0.003  # to read and score one row that is in the page cache
@@ -78,7 +82,7 @@ class Proposal:
 
 def machine_factor(seconds: float = 0.2) -> float:
     """Measure this machine's scan against the table's, for at most about `seconds`."""
-    vectors = np.ones((8192, 256), np.float32)
+    vectors = np.ones((32_768, 256), np.float32)
     times: list[float] = []
     deadline = time.perf_counter() + seconds
     while not times or time.perf_counter() < deadline:
@@ -146,13 +150,17 @@ def _with_lists(plan: Plan, n_rows: int, kind: Kind | None) -> Plan:
     wants_lists = kind is Kind.IVF or (kind is None and n_rows >= LISTS_ROWS)
     if plan.codec not in (Codec.PQ4, Codec.RABITQ) or not wants_lists:
         return plan
-    n_lists = int(np.clip(n_rows // ROWS_A_LIST, 2, MAX_LISTS))
+    n_lists = int(np.clip(n_rows // ROWS_A_LIST, 16, MAX_LISTS))
     return replace(plan, n_lists=n_lists, n_probes=max(1, round(n_lists * PROBED_SHARE)))
 
 
 def _proposal(plan: Plan, n_rows: int, machine: Machine) -> Proposal:
-    compared = n_rows * plan.n_probes / plan.n_lists + (plan.n_lists if plan.n_lists > 1 else 0) * 16
-    scan_ms = compared * plan.code_bytes * NS_A_BYTE[plan.codec] * 1e-6 * machine.speed_factor
+    compared = n_rows * plan.n_probes / plan.n_lists
+    each, byte = NS_A_ROW[plan.codec]
+    scan_ms = compared * (each + byte * plan.code_bytes) * 1e-6
+    if plan.n_lists > 1:
+        scan_ms += plan.n_probes * LIST_MS
+    scan_ms *= machine.speed_factor
     reads = PQ4_READS.get(plan.code_bytes, 40) if plan.codec is Codec.PQ4 else READS[plan.codec]
     search_ms = SCAN_MS + scan_ms + reads * machine.read_ms
     return Proposal(plan, n_rows * plan.row_bytes, reads, search_ms)

@@ -1,25 +1,27 @@
 """Making a new first pass from stored vectors: sample, plan, train, fill, measure."""
 
+import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index.axes import Order
-from index.calibration import OVERSAMPLES, Calibration, K, calibrate
+from index.axes import Axes, Order
+from index.calibration import OVERSAMPLES, Calibration, K, calibrate, pool_recall
 from index.errors import StorageError
 from index.evaluation import ExactScan
 from index.first_pass.codecs import ROWS_PER_LIST, TRAINING_ROWS
 from index.first_pass.files import FirstPassFolder, Manifest
 from index.first_pass.merging import Candidates
-from index.first_pass.recipe import train
+from index.first_pass.recipe import fit_axes, train
 from index.first_pass.snapshot import PrefixSnapshot
 from index.first_pass.writer import FirstPass
 from index.plan import Plan, Wish
-from index.planner import Machine, Proposal, machine_factor, propose
+from index.planner import Machine, machine_factor, propose
 from index.vector_file import VectorView
 from index.vectors import Float32, Rows, normalise, score
 
@@ -31,6 +33,9 @@ RUN_ROWS = 32
 
 ORDER_ROWS = 16_384
 """Rows of the sample on which the two orders are compared."""
+
+PROBED_SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
+"""Parts of an inverted file's lists that are tried, until the target recall is reached."""
 
 MAX_TRIES = 3  # plans that are filled and measured before the best of them is kept
 
@@ -81,49 +86,55 @@ def make_first_pass(
     proposals = propose(n_rows, vectors.dim, wish, machine)
     n_training = max(TRAINING_ROWS, max(each.plan.n_lists for each in proposals) * ROWS_PER_LIST)
     sample = _take_sample(vectors, current, n_training)
-    order, order_evidence = _choose_order(sample, proposals[0].plan, wish)
-    kept: tuple[FirstPass, Calibration, Proposal] | None = None
-    exact: _Exact | None = None
-    for proposal in proposals[:MAX_TRIES]:
+    # The costliest part of training for long vectors; every plan uses the same.
+    corpus = fit_axes(sample.training, max(each.plan.prefix_dim for each in proposals))
+    order, order_evidence = _choose_order(sample, corpus, proposals[0].plan, wish)
+    exact = _Exact(sample, current)
+    for tries_left, proposal in reversed(list(enumerate(reversed(proposals[:MAX_TRIES])))):
         plan = replace(proposal.plan, order=order)
         on_progress("training", 0, n_rows)
-        first_pass = FirstPass(files, train(plan, sample.training, wish.with_bounds), Manifest(number, plan))
-        try:
-            scan = None if exact else _Exact(sample, current)
-            if not _fill(first_pass, vectors, n_rows, stop, on_progress, scan):
+        first_pass = FirstPass(
+            files, train(plan, sample.training, wish.with_bounds, corpus), Manifest(number, plan)
+        )
+        with _discarded_on_error(first_pass):
+            if not _fill(first_pass, vectors, n_rows, stop, on_progress, exact):
                 first_pass.discard()
                 return None
-        except RuntimeError as error:  # faiss could not write
+            exact.is_done = True
+            first_pass.set_live(current.live)
+            on_progress("measuring", n_rows, n_rows)
+            calibration = _measure(first_pass, vectors, sample, exact.rows, wish.target_recall)
+        if tries_left and not calibration.reaches(wish.target_recall):
             first_pass.discard()
-            raise StorageError(f"the first pass can't be written: {error}") from error
-        except BaseException:
-            first_pass.discard()
-            raise
-        exact = exact or scan
-        assert exact is not None
-        first_pass.set_live(current.live)
-        on_progress("measuring", n_rows, n_rows)
-        calibration = _measure(first_pass.snapshot(), vectors, sample, exact, wish.target_recall)
-        kept = (first_pass, calibration, proposal)
-        number += 1
-        if calibration.reaches(wish.target_recall) or proposal is proposals[:MAX_TRIES][-1]:
-            break
+            number += 1
+            continue
+        first_pass.manifest.evidence.update(
+            {
+                "rows": n_rows,
+                "wish": wish.told(),
+                "order": order_evidence,
+                "calibration": calibration.told(),
+                "search_ms": round(_scan_ms(first_pass.snapshot(), sample.queries), 3),
+                "predicted_search_ms": round(proposal.search_ms, 3),
+                "speed_factor": round(machine.speed_factor, 2),
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+        )
+        return first_pass, Report(first_pass.manifest.plan, first_pass.manifest.evidence)
+    return None  # there is always a proposal
+
+
+@contextlib.contextmanager
+def _discarded_on_error(first_pass: FirstPass) -> Iterator[None]:
+    """Remove a half-made build's files when making it fails."""
+    try:
+        yield
+    except RuntimeError as error:  # faiss could not write
         first_pass.discard()
-    assert kept is not None
-    first_pass, calibration, proposal = kept
-    first_pass.manifest.evidence.update(
-        {
-            "rows": n_rows,
-            "wish": wish.told(),
-            "order": order_evidence,
-            "calibration": calibration.told(),
-            "search_ms": round(_scan_ms(first_pass.snapshot(), sample.queries), 3),
-            "predicted_search_ms": round(proposal.search_ms, 3),
-            "speed_factor": round(machine.speed_factor, 2),
-            "seconds": round(time.perf_counter() - started, 1),
-        }
-    )
-    return first_pass, Report(first_pass.manifest.plan, first_pass.manifest.evidence)
+        raise StorageError(f"the first pass can't be written: {error}") from error
+    except BaseException:
+        first_pass.discard()
+        raise
 
 
 class _Exact:
@@ -133,9 +144,13 @@ class _Exact:
         self._scan = ExactScan(sample.queries, K + 1)
         self._query_rows = sample.query_rows
         self._current = current
+        self.is_done = False  # every row has gone by: a second try needs no second look
 
     def add(self, first_row: int, block: Float32) -> None:
-        self._scan.add(first_row, block, self._current.is_live(np.arange(first_row, first_row + len(block))))
+        if not self.is_done:
+            self._scan.add(
+                first_row, block, self._current.is_live(np.arange(first_row, first_row + len(block)))
+            )
 
     @property
     def rows(self) -> Rows:
@@ -149,19 +164,17 @@ def _fill(
     n_rows: int,
     stop: Callable[[], bool],
     on_progress: Callable[[str, int, int], None],
-    exact: _Exact | None,
+    exact: _Exact,
 ) -> bool:
     def watch(first_row: int, block: Float32) -> None:
         on_progress("filling", first_row, n_rows)
-        if exact is not None:
-            exact.add(first_row, block)
+        exact.add(first_row, block)
 
     n_built = n_rows // 8 * 8  # parts end at whole bytes of the live bitmap; the last few rows go to the tail
     if not first_pass.build(vectors, n_built, stop, watch):
         return False
     for start, block in vectors.blocks(n_built, n_rows):
-        if exact is not None:
-            exact.add(start, block)
+        exact.add(start, block)
         first_pass.fill(block, vectors)
     return True
 
@@ -184,7 +197,7 @@ def _take_sample(vectors: VectorView, current: PrefixSnapshot, n_training: int) 
     return _Sample(training, normalise(taken[held_out]), rows[held_out])
 
 
-def _choose_order(sample: _Sample, plan: Plan, wish: Wish) -> tuple[Order, dict[str, Any]]:
+def _choose_order(sample: _Sample, axes: Axes, plan: Plan, wish: Wish) -> tuple[Order, dict[str, Any]]:
     """Compare the orders at equal bytes: which finds more of the sample's own nearest neighbours?
 
     Measured with half the candidates that k = 10 would get, so that there is something to lose.
@@ -195,7 +208,7 @@ def _choose_order(sample: _Sample, plan: Plan, wish: Wish) -> tuple[Order, dict[
     true = np.argsort(-(sample.queries @ corpus.T), axis=1)[:, :K]
     recall = {}
     for order in (Order.MODEL, Order.CORPUS):
-        tried = train(replace(plan, order=order, n_lists=1, n_probes=1), corpus, with_bounds=False)
+        tried = train(replace(plan, order=order, n_lists=1, n_probes=1), corpus, False, axes)
         pool = tried.search(corpus, sample.queries, 4 * K)
         recall[order] = float(
             np.mean([np.isin(mine, found).mean() for mine, found in zip(true, pool, strict=True)])
@@ -211,18 +224,33 @@ def _choose_order(sample: _Sample, plan: Plan, wish: Wish) -> tuple[Order, dict[
 
 
 def _measure(
-    snapshot: PrefixSnapshot, vectors: VectorView, sample: _Sample, exact: _Exact, target: float
+    first_pass: FirstPass, vectors: VectorView, sample: _Sample, true: Rows, target: float
 ) -> Calibration:
-    n_pool = int(OVERSAMPLES[-1]) * K
-    first = snapshot.search(sample.queries, n_pool + 1)
-    pool = _leave_out(first, sample.query_rows, n_pool)
+    """Choose how many lists to probe, where there are lists, and measure what pools it then takes."""
+    snapshot = first_pass.snapshot()
+    pool = _pool(snapshot, sample, None)
+    n_lists = snapshot.plan.n_lists
+    for share in PROBED_SHARES if n_lists > 1 else ():
+        n_probes = math.ceil(n_lists * share)
+        pool = _pool(snapshot, sample, n_probes)
+        first_pass.set_probes(n_probes)
+        # Of what the target allows to be lost, pools shall lose the larger part: candidates cost less than lists.
+        if max(pool_recall(pool.rows, true).values()) >= target + (1 - target) / 3:
+            break
     front = pool.rows[:, : 8 * K]
     exact_scores = np.full(front.shape, -np.inf, np.float32)
     for query, candidates in enumerate(front):
         order = np.argsort(candidates)
         order = order[candidates[order] >= 0]
         exact_scores[query, order] = score(vectors.gather(candidates[order]), sample.queries[query])
-    return calibrate(pool.rows, pool.scores, exact_scores, exact.rows, target)
+    return calibrate(pool.rows, pool.scores, exact_scores, true, target)
+
+
+def _pool(snapshot: PrefixSnapshot, sample: _Sample, n_probes: int | None) -> Candidates:
+    """Search for the held-out rows, each of them left out of its own pool."""
+    n_pool = int(OVERSAMPLES[-1]) * K
+    found = snapshot.search(sample.queries, n_pool + 1, n_probes)
+    return _leave_out(found, sample.query_rows, n_pool)
 
 
 def _leave_out(found: Candidates, out: Rows, n: int) -> Candidates:

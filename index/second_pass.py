@@ -53,16 +53,21 @@ class StopRule:
             return None
         return StopRule(n_hits, wave_rows, calibration)
 
-    def may_stop(self, best: Float32, next_prefix_score: float) -> bool:
+    def may_stop(self, scores: Float32, prefix_scores: Float32, next_prefix_score: float) -> bool:
         """Return whether no further candidate is expected among the best n_hits.
 
+        A query that is unlike those of the calibration can score higher throughout than its prefix says; what the
+        rows read so far were above expectation, on average, is expected of the others too.
+
         Args:
-            best: exact scores read so far, in any order. next_prefix_score: of the best unread candidate.
+            scores: (n,) exact scores read so far. prefix_scores: (n,) of the same rows.
+            next_prefix_score: of the best unread candidate.
         """
-        if len(best) < self.n_hits:
+        if len(scores) < self.n_hits:
             return False
-        worst_kept = float(np.partition(best, -self.n_hits)[-self.n_hits])
-        return self.calibration.highest_likely(next_prefix_score) < worst_kept
+        surplus = max(0.0, float(np.mean(scores - self.calibration.expected(prefix_scores))))
+        worst_kept = float(np.partition(scores, -self.n_hits)[-self.n_hits])
+        return self.calibration.highest_likely(next_prefix_score) + surplus < worst_kept
 
 
 class _Reader:
@@ -109,7 +114,11 @@ def rescore(
         end = min(done + step, n)
         reader.read(rows[done:end])
         done = end
-        if rule is not None and done < n and rule.may_stop(reader.scores, float(prefix_scores[done])):
+        if (
+            rule is not None
+            and done < n
+            and rule.may_stop(reader.scores, prefix_scores[:done], float(prefix_scores[done]))
+        ):
             break
     order = order_by_score(reader.scores, rows[:done])
     proved = n if is_whole and done == n else 0

@@ -276,7 +276,7 @@ def _distinct_documents(
         if passage is None:
             n_gone += 1
         elif passage.document not in found:
-            n_proved += slot < hits.proved[query]
+            n_proved += bool(slot < hits.proved[query])
             rank = int(hits.prefix_ranks[query, slot])
             found[passage.document] = DocumentHit(
                 passage.document, passage.start, passage.end, row, float(hits.scores[query, slot]),

@@ -120,11 +120,12 @@ class Upkeep:
         self._measure_disk()
         try:
             report = self._index.rebuild(task.wish, self._read_ms(), self._stopping.is_set, job.progress)
-        except (IndexFault, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the thread
             # The first pass in place goes on serving; the next growth tries again.
             self._failed_at = self._index.n_rows
-            job.status, job.error = "failed", str(error)
-            log.warning("making a first pass failed", kind=type(error).__name__)
+            told = str(error) if isinstance(error, IndexFault) else f"unforeseen: {type(error).__name__}"
+            job.status, job.error = "failed", told
+            log.warning("making a first pass failed", kind=type(error).__name__, detail=told)
             return
         finally:
             give_back()

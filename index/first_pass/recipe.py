@@ -54,19 +54,28 @@ class Recipe:
         return self.coder.augmented(stored) if self.coder else np.zeros((len(stored), 0), np.float32)
 
 
-def train(plan: Plan, sample: Float32, with_bounds: bool) -> Recipe:
-    """Fit axes and quantiser to a sample of stored rows, (n, dim) float32.
+def train(plan: Plan, sample: Float32, with_bounds: bool, corpus: Axes | None = None) -> Recipe:
+    """Fit axes and quantiser to a sample of stored rows.
 
     Bounds are always kept in the corpus's order: in a model's own they are too loose to prove anything.
+
+    Args:
+        sample: (n, dim) float32.
+        corpus: what `fit_axes` gave for it, or for a larger sample; None: fitted here.
     """
     dim = sample.shape[1]
-    bound_axes = corpus_axes(sample, max(bound_axes_count(dim), plan.prefix_dim))
-    axes = prefix_axes(plan, sample, bound_axes)
+    corpus = corpus or fit_axes(sample, plan.prefix_dim)
+    axes = prefix_axes(plan, sample, corpus)
     empty = codecs.train(plan, axes.prefixes(sample, plan.prefix_dim))
     coder = None
     if with_bounds:
-        coder = fit_coder(bound_axes.first(bound_axes_count(dim)), sample)
+        coder = fit_coder(corpus.first(bound_axes_count(dim)), sample)
     return Recipe(plan, axes, empty, coder)
+
+
+def fit_axes(sample: Float32, prefix_dim: int) -> Axes:
+    """Fit as many of the corpus's axes as prefixes of prefix_dim and bounds need. sample: (n, dim) float32."""
+    return corpus_axes(sample, max(bound_axes_count(sample.shape[1]), prefix_dim))
 
 
 def prefix_axes(plan: Plan, sample: Float32, corpus: Axes) -> Axes:

@@ -6,6 +6,7 @@ wait.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,12 @@ class FirstPass:
         """Take rows out of every later snapshot. rows: (n,) int64, each below n_rows."""
         self._live = self._live.copy()  # snapshots handed out keep the old one
         np.bitwise_and.at(self._live, rows // 8, ~(1 << (rows % 8)).astype(np.uint8))
+
+    def set_probes(self, n_probes: int) -> None:
+        """Say how many lists later snapshots compare."""
+        plan = replace(self.recipe.plan, n_probes=n_probes)
+        self.recipe = replace(self.recipe, plan=plan)
+        self.manifest.plan = plan
 
     def set_live(self, live: NDArray[np.uint8]) -> None:
         """Say which rows are live: a bitmap, least significant bit first, that no one changes."""

@@ -1,0 +1,137 @@
+"""index/planner.py: which plan fits rows, dimensions, memory and wishes."""
+
+import pytest
+
+from index.axes import Order
+from index.first_pass.codecs import code_bytes
+from index.plan import Codec, Kind, Plan, Wish, plain
+from index.planner import Machine, machine_factor, propose
+
+MILLION = 1_000_000
+
+
+def best(n_rows, wish=None, dim=768, machine=None):
+    return propose(n_rows, dim, wish or Wish(256), machine or Machine())[0]
+
+
+@pytest.mark.parametrize("n_rows", [1, 1000, 32_768])
+def test_a_small_collection_keeps_8_bits_a_dimension(n_rows):
+    assert best(n_rows).plan == Plan(Codec.INT8, Order.CORPUS, 256, 256)
+
+
+@pytest.mark.parametrize("n_rows", [200_000, MILLION, 1_999_999])
+def test_a_large_one_gets_product_codes_and_compares_every_row(n_rows):
+    plan = best(n_rows).plan
+    assert (plan.codec, plan.kind) == (Codec.PQ4, Kind.FLAT)
+    assert plan.prefix_dim <= 256
+
+
+@pytest.mark.parametrize("n_rows", [2 * MILLION, 10 * MILLION, 200 * MILLION])
+def test_millions_get_an_inverted_file(n_rows):
+    plan = best(n_rows).plan
+    assert (plan.codec, plan.kind) == (Codec.PQ4, Kind.IVF)
+    assert 1 < plan.n_lists <= 4096 and 1 <= plan.n_probes < plan.n_lists
+
+
+@pytest.mark.parametrize("n_rows", [5000, 100_000, MILLION, 5 * MILLION])
+@pytest.mark.parametrize("row_bytes", [24, 40, 72, 150, 300, 2000])
+def test_no_proposal_wants_more_memory_than_there_is(n_rows, row_bytes):
+    wish = Wish(256, memory_bytes=n_rows * row_bytes)
+    proposals = propose(n_rows, 768, wish, Machine())
+    smallest = min(proposal.memory_bytes for proposal in propose(n_rows, 768, Wish(256), Machine()))
+    if wish.memory_bytes >= smallest:
+        assert all(proposal.memory_bytes <= wish.memory_bytes for proposal in proposals)
+    else:
+        assert len(proposals) == 1
+    for proposal in proposals:
+        assert proposal.memory_bytes == n_rows * proposal.plan.row_bytes
+        assert proposal.search_ms > 0 and proposal.reads >= 10
+
+
+def test_memory_that_nothing_fits_gets_the_smallest_plan_there_is():
+    (only,) = propose(MILLION, 768, Wish(256, memory_bytes=1), Machine())
+    assert (only.plan.codec, only.plan.code_bytes, only.plan.prefix_dim) == (Codec.PQ4, 16, 128)
+
+
+def test_less_memory_never_gives_longer_codes():
+    sizes = [
+        best(MILLION, Wish(256, memory_bytes=row_bytes * MILLION)).memory_bytes
+        for row_bytes in (300, 150, 110, 75, 60, 41, 25, 5)
+    ]
+    assert all(after <= before for before, after in zip([s for s in sizes if s], sizes[1:], strict=False))
+    assert sizes[-1] == 24 * MILLION
+
+
+@pytest.mark.parametrize("longest", [128, 160, 191, 192, 256])
+def test_there_is_a_longer_product_code_behind_the_shortest(longest):
+    wish = Wish(longest, codec=Codec.PQ4)
+    slow = Machine(speed_factor=100)  # the shortest codes are the fastest
+    sizes = [each.plan.code_bytes for each in propose(MILLION, 768, wish, slow)]
+    assert sizes[0] == 16 and sizes[-1] >= 64
+
+
+def test_proposals_behind_the_best_have_longer_and_longer_codes():
+    for n_rows in (50_000, MILLION, 5 * MILLION):
+        sizes = [each.plan.code_bytes for each in propose(n_rows, 768, Wish(256), Machine())]
+        assert sizes == sorted(sizes) and len(set(sizes)) > 2
+        assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("codec", Codec)
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("n_rows", [2000, 5 * MILLION])
+def test_codec_and_order_are_as_wished(codec, order, n_rows):
+    for proposal in propose(n_rows, 768, Wish(256, codec=codec, order=order), Machine()):
+        assert (proposal.plan.codec, proposal.plan.order) == (codec, order)
+        assert proposal.plan.prefix_dim <= 256
+        if codec is not Codec.PQ4:
+            assert proposal.plan.code_bytes == code_bytes(codec, 256)
+
+
+def test_lists_are_as_wished_where_the_codec_can_have_them():
+    for n_rows in (2000, 100_000):
+        assert best(n_rows, Wish(256, kind=Kind.IVF)).plan.kind is Kind.IVF
+        assert best(n_rows, Wish(256, codec=Codec.PQ4, kind=Kind.IVF)).plan.kind is Kind.IVF
+    assert best(5 * MILLION, Wish(256, codec=Codec.PQ4, kind=Kind.FLAT)).plan.kind is Kind.FLAT
+    assert best(5 * MILLION, Wish(256, codec=Codec.INT8)).plan.kind is Kind.FLAT
+    assert best(5 * MILLION, Wish(256, codec=Codec.RABITQ)).plan.kind is Kind.IVF
+
+
+@pytest.mark.parametrize("codec", Codec)
+@pytest.mark.parametrize("dim", [1, 5, 64, 768])
+def test_every_length_of_prefix_gets_a_plan_that_fits(codec, dim):
+    for longest in (1, 2, 3, 7, 16, 17, 100, 127, 128, 200, 384, 768):
+        for proposal in propose(100_000, dim, Wish(longest, codec=codec), Machine()):
+            plan = proposal.plan
+            assert 1 <= plan.prefix_dim <= min(longest, dim)
+            assert plan.code_bytes >= 1
+            assert plan.codec is codec or min(longest, dim) == 1
+            if plan.codec is Codec.PQ4:
+                assert plan.prefix_dim % (2 * plan.code_bytes) == 0
+
+
+def test_a_slower_machine_or_disk_costs_time_and_shifts_the_choice():
+    usual = best(MILLION)
+    assert best(MILLION, machine=Machine(speed_factor=3)).search_ms > usual.search_ms
+    slow_disk = best(MILLION, machine=Machine(read_ms=1.0))
+    assert slow_disk.reads < usual.reads or slow_disk.plan == usual.plan
+    assert slow_disk.search_ms > usual.search_ms
+    assert slow_disk.plan.code_bytes >= usual.plan.code_bytes
+
+
+def test_row_bytes_count_the_row_number_where_there_is_one():
+    assert plain(256).row_bytes == 1024
+    assert plain(256).is_plain and not best(1000).plan.is_plain
+    assert Plan(Codec.INT8, Order.CORPUS, 256, 256).row_bytes == 256
+    assert Plan(Codec.PQ4, Order.CORPUS, 256, 64).row_bytes == 72
+    assert Plan(Codec.RABITQ, Order.CORPUS, 256, 40).row_bytes == 48
+
+
+def test_a_wish_is_told_without_the_memory_which_may_differ_at_each_start():
+    assert Wish(256, memory_bytes=5).told() == Wish(256).told()
+    assert Wish(256, codec=Codec.PQ4).told() != Wish(256).told()
+    assert Wish(256, target_recall=0.9).told() != Wish(256).told()
+
+
+def test_the_machine_is_measured_as_a_factor():
+    assert machine_factor(0.0) > 0
