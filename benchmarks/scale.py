@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--pause-s", type=float, default=0.0, help="between the searches of part disk")
     parser.add_argument("--read-all", action="store_true", help="part disk: read whole pools, for comparison")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings, as index__codec=pq4")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings, as index__codec=pq4"
+    )
     arguments = parser.parse_args()
     settings = dict(each.split("=", 1) for each in arguments.set)
     settings |= {"encoder__model": "none", "encoder__dim": str(arguments.dim)}
@@ -77,7 +79,9 @@ def fill(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
             time.sleep(0.2)
         evidence = collection.stats()["first_pass"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"stored in {stored_s:.0f} s; last first pass {evidence['evidence']['seconds']} s; peak RSS {peak:.0f} MiB")
+    print(
+        f"stored in {stored_s:.0f} s; last first pass {evidence['evidence']['seconds']} s; peak RSS {peak:.0f} MiB"
+    )
     print(json.dumps(evidence))
 
 
@@ -89,9 +93,13 @@ def over_http(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
         told = {name: value for name, value in stats.items() if name != "evidence"}
         searches = [{"vector": _base64(query), "k": K, "include": []} for query in asked]
         found = [_ids(result) for result in server.search(searches)]
-        exact = [_ids(result) for result in server.search([{**each, "mode": "exact"} for each in searches], 100)]
+        exact = [
+            _ids(result) for result in server.search([{**each, "mode": "exact"} for each in searches], 100)
+        ]
         recall = np.mean([len(set(mine) & set(true)) / K for mine, true in zip(found, exact, strict=True)])
-        print(f"{stats['bytes'] / 2**20:.1f} MiB first pass {told}; recall@{K} {recall:.4f} over {len(asked)} queries")
+        print(
+            f"{stats['bytes'] / 2**20:.1f} MiB first pass {told}; recall@{K} {recall:.4f} over {len(asked)} queries"
+        )
         port = server.http.base_url.port
         assert port is not None
         for name, bodies in {
@@ -120,7 +128,9 @@ def from_disk(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
         for query in asked:
             time.sleep(arguments.pause_s)
             started = time.perf_counter()
-            (found,) = store.search(query[None], K, Mode.TWO_PASS, oversample, 80, read_all=arguments.read_all)
+            (found,) = store.search(
+                query[None], K, Mode.TWO_PASS, oversample, 80, read_all=arguments.read_all
+            )
             took.append((time.perf_counter() - started) * 1e3)
             cold.append(found.cold_reads)
             read.append(found.rows_read)
@@ -146,14 +156,23 @@ def restart(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
         started = time.perf_counter()
         with serving(arguments.folder, **settings) as server:
             server.http.post("/search", json=body).raise_for_status()
-            print(f"  ready after {server.ready_s:.2f} s, first answer after {time.perf_counter() - started:.2f} s")
+            print(
+                f"  ready after {server.ready_s:.2f} s, first answer after {time.perf_counter() - started:.2f} s"
+            )
 
 
 def growth(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
     """Time a first pass at 100 000, 1 000 000, … up to --rows rows; each in a process of its own."""
     n_rows = 100_000
     while n_rows <= arguments.rows:
-        command = [sys.executable, "-m", "benchmarks.growth", str(n_rows), str(arguments.dim), str(arguments.folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.growth",
+            str(n_rows),
+            str(arguments.dim),
+            str(arguments.folder),
+        ]
         subprocess.run(command, check=True)
         n_rows *= 10
 

@@ -31,6 +31,7 @@ class Chroma:
 
     def __init__(self, folder: Path, dim: int) -> None:
         self._folder = folder
+        self._setting: Setting = {}
 
     def build(self, vectors: NDArray[np.float16]) -> None:
         client = chromadb.PersistentClient(str(self._folder), quiet())
@@ -45,6 +46,9 @@ class Chroma:
 
     def use(self, setting: Setting) -> None:
         """Change the stored setting, and open again: a loaded graph keeps the one it was loaded with."""
+        if setting == self._setting:
+            return
+        self._setting = setting
         self._collection.modify(configuration={"hnsw": {"ef_search": setting["ef_search"]}})
         self.close()
         self.open()

@@ -92,8 +92,9 @@ def _left_out(results: dict[str, Any]) -> list[str]:
 
 def _plot_recall(peers: dict[str, Any], results: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 6))
+    axes.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)  # the usual ten colours are too few
     for name, peer in peers.items():
-        points = sorted((each["recall"], 1000 / each["p50_ms"]) for each in peer["settings"])
+        points = [(each["recall"], 1000 / each["p50_ms"]) for each in peer["settings"]]
         # A logarithm of what is missed spreads the end that matters; what misses nothing stands at its edge.
         missed = [max(1 - recall, 1e-4) for recall, _ in points]
         axes.plot(missed, [per_s for _, per_s in points], "o-", label=name, lw=3 if name == "twopass" else 1)
