@@ -108,8 +108,12 @@ def propose(n_rows: int, dim: int, wish: Wish, machine: Machine) -> list[Proposa
     if not fitting:
         return [min(proposals, key=lambda each: each.memory_bytes)]
     best = min(fitting, key=lambda each: each.search_ms)
-    longer = [each for each in fitting if each.plan.code_bytes > best.plan.code_bytes]
-    return [best, *sorted(longer, key=lambda each: each.plan.code_bytes)]
+    chosen = [best]
+    for each in sorted(fitting, key=lambda each: each.plan.code_bytes):
+        # Codes half as long again would be another fill of all rows for little.
+        if each.plan.code_bytes >= 2 * chosen[-1].plan.code_bytes and each.plan.codec is not Codec.RABITQ:
+            chosen.append(each)
+    return chosen
 
 
 def _plans(n_rows: int, longest: int, wish: Wish) -> list[Plan]:

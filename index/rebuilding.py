@@ -31,11 +31,13 @@ N_QUERIES = 256
 RUN_ROWS = 32
 """Neighbouring rows that the sample takes at a time: a slow disk reads a run about as fast as a row."""
 
-ORDER_ROWS = 16_384
+ORDER_ROWS = 8192
 """Rows of the sample on which the two orders are compared."""
 
 PROBED_SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 """Parts of an inverted file's lists that are tried, until the target recall is reached."""
+
+MAX_SURPRISE = 2  # candidates needed, against those that were predicted, before a longer code is tried
 
 MAX_TRIES = 3  # plans that are filled and measured before the best of them is kept
 
@@ -73,7 +75,7 @@ def make_first_pass(
         number: of the build, for its files.
         current: the first pass in place; says which rows are live, and how long prefixes may be.
 
-    Memory: the codes of one part (of all rows where the quantiser lives in memory), the sample (up to 32 768 rows, or
+    Memory: the codes of one part (of all rows where the quantiser lives in memory), the sample (up to 16 384 rows, or
     50 for each list), and a few blocks.
 
     Raises:
@@ -104,7 +106,9 @@ def make_first_pass(
             first_pass.set_live(current.live)
             on_progress("measuring", n_rows, n_rows)
             calibration = _measure(first_pass, vectors, sample, exact.rows, wish.target_recall)
-        if tries_left and not calibration.reaches(wish.target_recall):
+        # A pool far beyond the predicted one costs more reads than a longer code costs the scan.
+        is_enough = calibration.oversample * K <= MAX_SURPRISE * proposal.reads
+        if tries_left and not (is_enough and calibration.reaches(wish.target_recall)):
             first_pass.discard()
             number += 1
             continue

@@ -19,6 +19,8 @@ def merge(found: list[Candidates], n_queries: int, n_candidates: int) -> Candida
     """Return the best of several parts' answers (faiss pads with row -1 and -3.4e38, in any order)."""
     rows = np.full((n_queries, n_candidates), -1, np.int64)
     scores = np.full((n_queries, n_candidates), -np.inf, np.float32)
+    if len(found) == 1 and is_ordered(found[0], n_candidates):
+        return found[0]
     if found:
         all_rows = np.concatenate([each.rows for each in found], axis=1)  # (n_queries, n_parts * m)
         all_scores = np.concatenate([each.scores for each in found], axis=1)
@@ -28,3 +30,9 @@ def merge(found: list[Candidates], n_queries: int, n_candidates: int) -> Candida
         scores[:, :n] = np.take_along_axis(all_scores, order, axis=1)
         scores[rows < 0] = -np.inf
     return Candidates(rows, scores)
+
+
+def is_ordered(candidates: Candidates, n_candidates: int) -> bool:
+    """Whether these need no merging: as many rows as asked for, none missing, by strictly falling score."""
+    full = candidates.rows.shape[1] == n_candidates and bool((candidates.rows >= 0).all())
+    return full and bool((candidates.scores[:, 1:] < candidates.scores[:, :-1]).all())
