@@ -19,11 +19,17 @@ SMALL_ROWS = 32_768
 """Up to here every row keeps 8 bits a dimension: a scan takes 0.3 ms, nothing need be trained, and a pool of 20 holds
 the true 10 as often as one of 40 does with 64-byte codes."""
 
-LISTS_ROWS = 2_000_000
-"""From here on an inverted file pays: below, a flat scan of 64-byte codes takes less than 5 ms, and probing few lists
-loses neighbours that no rescoring brings back, since clusters of real texts overlap."""
+USUAL_CODE_BYTES = 64
 
-PROBED_SHARE = 0.2
+LISTS_ROWS = 500_000
+"""From here on an inverted file pays: below, a flat scan of 64-byte codes takes about 1 ms, and probing few lists
+loses neighbours that no rescoring brings back, since clusters of real texts overlap: on 300 000 of them 0.99 takes a
+third of the lists and 0.8 ms, flat 1.0 ms."""
+
+LISTS_TARGET = 0.995
+"""Target recall above which lists aren't used: nearly all of them would have to be probed."""
+
+PROBED_SHARE = 0.25
 """Lists that are probed, of all, before measurement on the corpus says otherwise."""
 
 ROWS_A_LIST = 8192
@@ -107,7 +113,10 @@ def propose(n_rows: int, dim: int, wish: Wish, machine: Machine) -> list[Proposa
     ]
     if not fitting:
         return [min(proposals, key=lambda each: each.memory_bytes)]
-    best = min(fitting, key=lambda each: each.search_ms)
+    # Shorter codes than the usual one save a little time where pools stay small, and lose more where they don't:
+    # 32 bytes needed 160 candidates on real texts and 480 on synthetic ones. They are for tight memory.
+    usual = [each for each in fitting if each.plan.code_bytes >= USUAL_CODE_BYTES]
+    best = min(usual or fitting, key=lambda each: each.search_ms)
     chosen = [best]
     for each in sorted(fitting, key=lambda each: each.plan.code_bytes):
         # Codes half as long again would be another fill of all rows for little.
@@ -127,7 +136,7 @@ def _plans(n_rows: int, longest: int, wish: Wish) -> list[Plan]:
             plans += [Plan(codec, order, n_dims, size) for size, n_dims in _pq_shapes(longest)]
         else:
             plans.append(Plan(codec, order, longest, code_bytes(codec, longest)))
-    return [_with_lists(plan, n_rows, wish.kind) for plan in plans]
+    return [_with_lists(plan, n_rows, wish) for plan in plans]
 
 
 def _codecs(n_rows: int, kind: Kind | None) -> list[Codec]:
@@ -150,8 +159,9 @@ def _pq_shapes(longest: int) -> list[tuple[int, int]]:
     return shapes
 
 
-def _with_lists(plan: Plan, n_rows: int, kind: Kind | None) -> Plan:
-    wants_lists = kind is Kind.IVF or (kind is None and n_rows >= LISTS_ROWS)
+def _with_lists(plan: Plan, n_rows: int, wish: Wish) -> Plan:
+    is_large = n_rows >= LISTS_ROWS and wish.target_recall <= LISTS_TARGET
+    wants_lists = wish.kind is Kind.IVF or (wish.kind is None and is_large)
     if plan.codec not in (Codec.PQ4, Codec.RABITQ) or not wants_lists:
         return plan
     n_lists = int(np.clip(n_rows // ROWS_A_LIST, 16, MAX_LISTS))

@@ -102,6 +102,7 @@ def open_collection(settings: Settings) -> Iterator[Collection]:
         collection = Collection(store, encoder, settings.index, settings.limits)
         stack.callback(collection.close)
         collection.start_repair()
+        collection.start_upkeep()
         yield collection
 
 

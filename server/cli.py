@@ -1,6 +1,7 @@
 """The `twopass` command.
 
-`serve`, `verify` and `demo` work on this machine; `ingest` and `search` speak HTTP to a running server. What
+`serve`, `verify`, `plan` and `demo` work on this machine; `ingest`, `search` and `rebuild` speak HTTP to a running
+server. What
 is slow to import (the model's library, faiss, the web framework) is imported inside the command that needs
 it, so that `--help` and the client commands answer at once.
 """
@@ -19,13 +20,25 @@ import typer
 from rich.console import Console
 
 from server import __version__
-from server.printing import counted, duration, plain, print_hit, skipped_lines, stored_lines, timings
-from server.progress import check_progress, progress
+from server.printing import (
+    counted,
+    duration,
+    job_lines,
+    plain,
+    plan_lines,
+    print_hit,
+    skipped_lines,
+    stored_lines,
+    timings,
+    trial_lines,
+)
+from server.progress import check_progress, progress, work_progress
 
 if TYPE_CHECKING:
     from server.client import Client, SearchAnswer
 
 INCOMPLETE, FAILED, INTERRUPTED = 1, 2, 130  # exit codes besides 0
+JOB_POLL_S = 0.25  # between two looks at a job
 
 app = typer.Typer(
     help="Vector search on your own machine: short prefixes in memory, full vectors on disk.",
@@ -196,13 +209,21 @@ def search(
     ],
     k: Annotated[int, typer.Option("-k", min=1, metavar="N", help="Documents to find.")] = 10,
     mode: Annotated[
-        Literal["two_pass", "prefix", "exact"],
-        typer.Option(help="Prefixes and then full vectors, prefixes only, or every full vector."),
+        Literal["two_pass", "prefix", "certified", "exact"],
+        typer.Option(
+            help="Prefixes and then full vectors, prefixes only, until proved to be the best, or every full vector."
+        ),
     ] = "two_pass",
     oversample: Annotated[
         float | None,
         typer.Option(
             min=1, metavar="X", help="Candidates for each document asked for. Default: the server's."
+        ),
+    ] = None,
+    max_read: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Full vectors that mode certified reads at most. Default: the server's."
         ),
     ] = None,
     explain: Annotated[
@@ -220,6 +241,8 @@ def search(
     request: dict[str, Any] = {"query": query, "k": k, "mode": mode, "include": ["text", "metadata"]}
     if oversample is not None:
         request["oversample"] = oversample
+    if max_read is not None:
+        request["max_read"] = max_read
     if explain:
         request["include"].append("explain")
     with _connected(url, api_key) as client:
@@ -233,7 +256,123 @@ def search(
         print_hit(console, rank, hit)
     for warning in answer["warnings"]:
         typer.echo(f"Note: {plain(warning)}", err=True)
-    typer.echo(f"{counted(len(answer['hits']), 'document')} · {timings(answer)}")
+    proved = " · certified" if answer["certified"] else ""
+    typer.echo(f"{counted(len(answer['hits']), 'document')} · {timings(answer)}{proved}")
+
+
+@app.command(
+    short_help="Have a running server make its first pass anew.",
+    epilog="""\b
+Examples
+  twopass rebuild --wait
+  twopass rebuild --codec int8 --order corpus
+
+Exit code: 0 if it was begun, with --wait if it is done, 1 if it failed, 2 if the server could not be reached or
+refused, 130 after Ctrl-C.""",
+)
+def rebuild(
+    order: Annotated[
+        Literal["model", "corpus"] | None, typer.Option(help="Which dimensions come first.")
+    ] = None,
+    codec: Annotated[
+        Literal["float32", "float16", "int8", "pq4", "rabitq"] | None,
+        typer.Option(help="How prefixes are kept in memory."),
+    ] = None,
+    kind: Annotated[
+        Literal["flat", "ivf"] | None, typer.Option(help="Compare every row, or the nearest lists.")
+    ] = None,
+    prefix_dim: Annotated[int | None, typer.Option(min=1, metavar="N", help="Dimensions at most.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show how far it is, until it ends.")] = False,
+    as_json: AsJson = False,
+    url: Url = LOCAL_SERVER,
+    api_key: ApiKey = "",
+) -> None:
+    """Make the first pass anew from the stored vectors; nothing is encoded, and searches go on.
+
+    What isn't given is as the server's settings say. Those win again at the next rebuild that the server makes by
+    itself.
+    """
+    given = {"order": order, "codec": codec, "kind": kind, "prefix_dim": prefix_dim}
+    try:
+        with _connected(url, api_key) as client:
+            job = client.rebuild({name: value for name, value in given.items() if value is not None})
+            if wait:
+                with work_progress() as on_progress:
+                    while job["status"] in ("waiting", "running"):
+                        on_progress(job["stage"], job["progress"]["done"], job["progress"]["total"])
+                        time.sleep(JOB_POLL_S)
+                        job = client.job(job["id"])
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The server goes on with it.")
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        typer.echo(json.dumps(job, ensure_ascii=False))
+    else:
+        _echo(job_lines(job))
+    raise typer.Exit(INCOMPLETE if job["status"] in ("failed", "cancelled") else 0)
+
+
+@app.command(
+    short_help="Predict memory, disk and search time of a collection.",
+    epilog="""\b
+Examples
+  twopass plan --rows 5000000 --dim 768 --memory 512M
+  twopass plan --rows 300000 --dim 384 --verify
+
+Exit code: 0, or 1 if nothing fits into the memory or the trial failed.""",
+)
+def plan(
+    rows: Annotated[
+        int, typer.Option(min=1000, max=10**10, metavar="N", help="Passages; fewer than 1000 need no plan.")
+    ],
+    dim: Annotated[int, typer.Option(min=1, max=16384, metavar="N", help="Dimensions of a vector.")],
+    memory: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="For the first pass, as 512M or 2GiB; 0: half of this machine's."),
+    ] = "0",
+    target_recall: Annotated[
+        float, typer.Option(min=0.5, max=1, metavar="X", help="Share of the true 10 nearest to find.")
+    ] = 0.99,
+    dtype: Annotated[
+        Literal["float16", "float32"], typer.Option(help="How full vectors are stored.")
+    ] = "float16",
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Build it over made-up vectors in a temporary folder, and measure."),
+    ] = False,
+    verify_rows: Annotated[
+        int, typer.Option(min=1000, metavar="N", help="Rows of that trial at most.")
+    ] = 100_000,
+    as_json: AsJson = False,
+) -> None:
+    """Say how a server would keep a collection of that size, and what it would take.
+
+    Needs no server and no data. Memory is that of the first pass alone: the model and the page cache come on top.
+    """
+    from index.errors import IndexFault
+    from server.memory import limit_bytes
+    from server.planning import Question, forecast, told, trial
+    from server.settings import SettingsError, budget_bytes
+
+    try:
+        budget = budget_bytes(memory, "--memory")
+    except SettingsError as error:
+        _fail(str(error), "", FAILED)
+    planned = forecast(Question(rows, dim, budget or limit_bytes() // 2, dtype, target_recall))
+    if not as_json:
+        _echo(plan_lines(planned))
+    measured = None
+    if verify:
+        try:
+            with work_progress() as on_progress:
+                measured = trial(planned, verify_rows, on_progress)
+        except (IndexFault, OSError) as error:
+            _fail(str(error), "TMPDIR=/some/folder puts the trial elsewhere.", INCOMPLETE)
+        if not as_json:
+            _echo(trial_lines(measured))
+    if as_json:
+        typer.echo(json.dumps(told(planned, measured)))
+    raise typer.Exit(0 if planned.best.fits else INCOMPLETE)
 
 
 @app.command(

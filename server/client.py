@@ -79,6 +79,15 @@ class Hit(TypedDict):
     explain: NotRequired[HitExplain]
 
 
+class SearchExplain(TypedDict):
+    """What a search read, and how many of its leading hits are proved to be the best of all."""
+
+    rows_read: int
+    bytes_read: int
+    cold_reads: int | None
+    proved: int
+
+
 class SearchAnswer(TypedDict):
     """Answer of POST /search."""
 
@@ -86,7 +95,29 @@ class SearchAnswer(TypedDict):
     candidates: int
     certified: bool
     timings_ms: dict[str, float]
+    explain: NotRequired[SearchExplain]
     warnings: list[str]
+
+
+class JobProgress(TypedDict):
+    """How far a job is; eta_s is None where nobody can tell."""
+
+    done: int
+    total: int
+    unit: str
+    eta_s: float | None
+
+
+class JobAnswer(TypedDict):
+    """A job: status is waiting, running, done, failed or cancelled."""
+
+    id: str
+    type: str
+    status: str
+    stage: str
+    progress: JobProgress
+    error: str | None
+    result: dict[str, Any] | None
 
 
 class Client:
@@ -136,6 +167,15 @@ class Client:
         answer = self._send("POST", "/search", json.dumps(request).encode())
         self._json(answer)
         return answer.text
+
+    def rebuild(self, wishes: Mapping[str, Any]) -> JobAnswer:
+        """Have the first pass made anew; what isn't wished for is as the server's settings say."""
+        answer = self._json(self._send("POST", "/index/rebuild", json.dumps(wishes).encode()))
+        return cast(JobAnswer, answer["job"])
+
+    def job(self, identifier: str) -> JobAnswer:
+        """Return how far a job is."""
+        return cast(JobAnswer, self._json(self._send("GET", f"/jobs/{identifier}")))
 
     def close(self) -> None:
         """Close the connection."""

@@ -2,14 +2,15 @@
 
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:  # httpx takes a while to import, and `--help` needs none
-    from server.client import Hit, SearchAnswer
+    from server.client import Hit, JobAnswer, SearchAnswer
     from server.incoming import Skips
+    from server.planning import Forecast, Prediction, Trial
     from server.readers import Found
     from server.uploading import IngestReport
 
@@ -62,6 +63,102 @@ def timings(answer: "SearchAnswer") -> str:
         f"first pass {took['first_pass']:.2f} ms · second pass {took['second_pass']:.2f} ms · "
         f"total {took['total']:.1f} ms"
     )
+
+
+def plan_lines(planned: "Forecast") -> Iterator[str]:
+    """Say what the planner chose, what it is expected to take, and what else there is."""
+    question, best = planned.question, planned.best
+    yield (
+        f"{counted(question.n_rows, 'row')} of {counted(question.dim, 'dimension')}, {question.vector_dtype}, "
+        f"{size(question.memory_bytes)} of memory for the first pass"
+    )
+    if not best.fits:
+        yield f"Nothing fits: the smallest form takes {size(best.memory_bytes)}. It is"
+    yield f"  first pass  {_form(best.plan)}"
+    yield f"  order       {best.plan['order']}, unless a measurement on the collection finds the model's better"
+    yield f"  memory      {size(best.memory_bytes)}, {best.plan['row_bytes']} bytes a row"
+    disk = best.disk_bytes
+    yield (
+        f"  disk        {size(sum(disk.values()))}: vectors {size(disk['vectors'])}, bounds "
+        f"{size(disk['bounds'])}, first pass {size(disk['first_pass'])}"
+    )
+    yield (
+        f"  candidates  {best.candidates_read} read for each search of 10; {best.candidates} hold the true 10 with "
+        "recall 0.99"
+    )
+    yield (
+        f"  search      {best.search_ms:.1f} ms on one core of this machine where the vectors are in the page cache; "
+        "without HTTP and encoding"
+    )
+    if planned.others:
+        yield "Other forms:"
+        yield f"  {'memory':>9}  {'search':>9}  {'candidates':>10}"
+        for each in planned.others:
+            note = "" if each.fits else "  (more than there is)"
+            yield (
+                f"  {size(each.memory_bytes):>9}  {each.search_ms:>6.1f} ms  {each.candidates_read:>10}  "
+                f"{_form(each.plan)}{note}"
+            )
+    yield (
+        "These are predictions from measured texts. A server measures its own collection, and takes a longer code or "
+        f"more candidates where recall {question.target_recall:g} needs them."
+    )
+
+
+def trial_lines(measured: "Trial") -> Iterator[str]:
+    """Say what a trial measured, beside what was predicted for it."""
+    predicted: Prediction = measured.predicted
+    form = f"{_form(measured.plan)}, {measured.plan['order']} order"
+    yield f"Measured on {counted(measured.n_rows, 'made-up row')}: {form}"
+    if _form(measured.plan) != _form(predicted.plan):
+        yield f"  (planned for as many: {_form(predicted.plan)})"
+    yield f"  {'':<12}{'predicted':>12}{'measured':>12}"
+    disk = sum(predicted.disk_bytes.values()), sum(measured.disk_bytes.values())
+    rows = (
+        ("memory", size(predicted.memory_bytes), size(measured.memory_bytes)),
+        ("disk", size(disk[0]), size(disk[1])),
+        ("candidates", str(predicted.candidates_read), str(measured.candidates_read)),
+        ("search", f"{predicted.search_ms:.2f} ms", f"{measured.search_ms:.2f} ms"),
+        ("recall@10", "0.99", f"{measured.recall:.4f}"),
+    )
+    for name, expected, found in rows:
+        yield f"  {name:<12}{expected:>12}{found:>12}"
+    yield f"The rebuild took {duration(measured.rebuild_s)}. Recall depends on the texts; these rows stand for none."
+
+
+def job_lines(job: "JobAnswer") -> Iterator[str]:
+    """Say what became of a rebuild."""
+    if job["status"] == "failed":
+        yield f"The rebuild failed: {plain(job['error'] or 'unknown')}. The old first pass goes on serving."
+    elif job["status"] == "cancelled":
+        yield "The rebuild was cancelled. The old first pass goes on serving."
+    elif job["status"] != "done":
+        yield f"The rebuild is {job['status']}; GET /jobs/{job['id']} tells how far it is, as --wait would have."
+    elif job["result"] is None:
+        yield "There is nothing to rebuild: the server has fewer than 1,000 rows and keeps them as they are."
+    else:
+        plan, evidence = job["result"]["plan"], job["result"]["evidence"]
+        calibration = evidence["calibration"]
+        form = f"{_form(plan)}, {plan['order']} order"
+        yield f"Made in {duration(evidence['seconds'])} from {counted(evidence['rows'], 'row')}: {form}"
+        oversample = calibration["oversample"]
+        yield (
+            f"  recall in the pool {calibration['pool_recall'][f'{oversample:g}']:.4f} with {oversample:g} candidates "
+            f"a hit · scan {evidence['search_ms']:.2f} ms · {plan['row_bytes']} bytes a row"
+        )
+
+
+def _form(plan: dict[str, Any]) -> str:
+    lists = f", {plan['n_probes']:,} of {plan['n_lists']:,} lists" if "n_lists" in plan else ""
+    return f"{plan['kind']}, {plan['codec']}, {counted(plan['prefix_dim'], 'dimension')}{lists}"
+
+
+def size(n_bytes: int) -> str:
+    """Say a number of bytes: 512 MB, 7.7 GB."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:,.{1 if n_bytes < 10 * factor else 0}f} {unit}"
+    return f"{n_bytes} B"
 
 
 def counted(n: int, thing: str) -> str:

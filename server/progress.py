@@ -67,3 +67,36 @@ def check_progress() -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total, description=f"{done:,} of {total:,} vectors")
 
         yield on_progress
+
+
+@contextlib.contextmanager
+def work_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far index work is, on standard error; call what this yields with stage, rows done and rows in all.
+
+    A bar on a terminal, a line for each stage elsewhere.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True) as bar:
+            task = bar.add_task("waiting", total=None)
+
+            def on_bar(stage: str, done: int, total: int) -> None:
+                is_counted = 0 < done < total
+                bar.update(
+                    task,
+                    completed=done,
+                    total=total if is_counted else None,
+                    description=f"{stage}: {done:,} of {total:,} rows" if is_counted else stage,
+                )
+
+            yield on_bar
+        return
+    last = ""
+
+    def on_line(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        if stage and stage != last:
+            last = stage
+            console.print(f"{stage} …", highlight=False)
+
+    yield on_line

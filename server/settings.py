@@ -282,6 +282,17 @@ def load_settings(
     return settings
 
 
+def budget_bytes(text: str, source: str) -> int:
+    """Read a memory budget as the setting is read. Raises SettingsError, with `source` as what said it."""
+    key = "index.memory_budget"
+    try:
+        return int(Settings.model_validate(_nested({key: text})).index.memory_budget)
+    except ValidationError as error:
+        raise SettingsError(
+            *[_bad_value(each, {key: source}, {key: text}) for each in error.errors()]
+        ) from None
+
+
 def setting_fields() -> dict[str, FieldInfo]:
     """Every setting by its dotted name, such as `server.port`, in the order of config.yaml."""
     fields: dict[str, FieldInfo] = {}

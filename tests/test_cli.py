@@ -13,12 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import clustered, serving
 
 from server import __version__, cli, progress
 from server.client import DEFAULT_URL
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("serve", "ingest", "search", "verify", "demo")
+COMMANDS = ("serve", "ingest", "search", "rebuild", "plan", "verify", "demo")
 
 
 def environment(**more):
@@ -127,7 +128,7 @@ def test_a_folder_is_ingested_then_unchanged_and_found(texts, notes):
     assert second.strip() == "# Shed The key to the garden shed hangs behind the kitchen clock."
     assert re.fullmatch(
         r"1 document · \d+ candidates · encode [\d.]+ ms · first pass [\d.]+ ms · second pass [\d.]+ ms · "
-        r"total [\d.]+ ms",
+        r"total [\d.]+ ms( · certified)?",
         last,
     )
 
@@ -145,6 +146,19 @@ def test_search_prints_the_servers_json(texts):
     assert done.returncode == 0
     assert answer["certified"] is True
     assert [(hit["id"], hit["metadata"]) for hit in answer["hits"]] == [("kite", {"n": 1})]
+
+
+def test_a_certified_search_says_so_or_why_not(texts):
+    lines = "\n".join(json.dumps({"id": f"proof-{n}", "text": f"proved note {n}"}) for n in range(30))
+    assert twopass("ingest", "-", "--url", texts.url, stdin=lines).returncode == 0
+    request = ("search", "proved", "-k", 3, "--mode", "certified", "--url", texts.url)
+    done = twopass(*request)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].endswith(" · certified")
+    done = twopass(*request, "--max-read", 3)
+    assert done.returncode == 0
+    assert not done.stdout.splitlines()[-1].endswith(" · certified")
+    assert done.stderr.startswith("Note: ") and "raise max_read" in done.stderr
 
 
 def test_oversample_is_passed_on(texts):
@@ -418,3 +432,122 @@ def test_verify_says_when_there_is_nothing_to_check(tmp_path):
 
 def test_the_commands_and_the_client_agree_on_the_servers_address():
     assert cli.LOCAL_SERVER == DEFAULT_URL
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A server with rows enough for a first pass to be made."""
+    settings = {"encoder__model": "none", "encoder__dim": 16}
+    with serving(tmp_path_factory.mktemp("large"), **settings) as server:
+        documents = [
+            {"id": str(n), "vector": row.tolist()} for n, row in enumerate(clustered(1200, 16, seed=1))
+        ]
+        assert server.http.post("/documents", json={"documents": documents}).status_code == 201
+        yield server
+        assert server.stop() == 0
+
+
+def test_rebuild_waits_and_tells_what_was_made(large):
+    done = twopass(
+        "rebuild", "--codec", "float16", "--order", "model", "--prefix-dim", 8, "--wait", "--url", large.url
+    )
+    assert done.returncode == 0
+    first, second = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"Made in [\d.]+ s from 1,200 rows: flat, float16, 8 dimensions, model order", first
+    ), first
+    assert re.fullmatch(
+        r"  recall in the pool [01]\.\d{4} with [\d.]+ candidates a hit · scan \d+\.\d\d ms · 16 bytes a row",
+        second,
+    ), second
+    first_pass = large.http.get("/stats").json()["first_pass"]
+    assert (first_pass["codec"], first_pass["order"], first_pass["prefix_dim"]) == ("float16", "model", 8)
+    assert set(done.stderr.splitlines()) <= {
+        f"{stage} …" for stage in ("sampling", "training", "filling", "measuring")
+    }
+
+
+def test_rebuild_without_waiting_names_the_job(large):
+    done = twopass("rebuild", "--url", large.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = re.fullmatch(
+        r"The rebuild is (?:waiting|running); GET /jobs/(\w+) tells how far it is, as --wait would have\.\n",
+        done.stdout,
+    )
+    assert found, done.stdout
+    assert large.http.get(f"/jobs/{found[1]}").status_code == 200
+    job = json.loads(twopass("rebuild", "--wait", "--json", "--codec", "int8", "--url", large.url).stdout)
+    assert (job["status"], job["result"]["plan"]["codec"]) == ("done", "int8")
+
+
+def test_rebuild_tells_what_the_server_refuses(large):
+    done = twopass("rebuild", "--prefix-dim", 17, "--url", large.url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0] == (
+        "twopass: The server refused: prefix_dim is 17, but the vectors have 16 dimensions"
+    )
+
+
+def test_rebuild_says_when_there_is_nothing_to_do(serve, tmp_path):
+    with serve(tmp_path, encoder__model="none", encoder__dim=2) as server:
+        done = twopass("rebuild", "--wait", "--url", server.url)
+        assert server.stop() == 0
+    assert done.returncode == 0
+    assert done.stdout == (
+        "There is nothing to rebuild: the server has fewer than 1,000 rows and keeps them as they are.\n"
+    )
+
+
+def test_plan_says_what_a_collection_takes():
+    done = twopass("plan", "--rows", 5_000_000, "--dim", 768, "--memory", "512M")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "5,000,000 rows of 768 dimensions, float16, 512 MB of memory for the first pass"
+    for name in ("first pass", "order", "memory", "disk", "candidates", "search"):
+        assert any(line.startswith(f"  {name} ") for line in lines), name
+    assert "  disk        " in done.stdout and "vectors 7.7 GB, bounds 1.3 GB, first pass" in done.stdout
+    assert re.search(
+        r"^ +5\.1 GB .* flat, float32, 256 dimensions  \(more than there is\)$", done.stdout, re.MULTILINE
+    )
+
+
+def test_plan_says_plainly_when_nothing_fits():
+    done = twopass("plan", "--rows", 5_000_000, "--dim", 768, "--memory", "64M")
+    assert done.returncode == 1
+    assert "\nNothing fits: the smallest form takes 120 MB. It is\n" in done.stdout
+
+
+def test_plan_as_json_with_a_trial(tmp_path):
+    done = twopass(
+        "plan",
+        "--rows",
+        40_000,
+        "--dim",
+        64,
+        "--verify",
+        "--verify-rows",
+        2000,
+        "--json",
+        TMPDIR=str(tmp_path),
+    )
+    assert done.returncode == 0
+    told = json.loads(done.stdout)
+    assert told["best"]["fits"] is True and told["question"]["n_rows"] == 40_000
+    assert told["verified"]["n_rows"] == 2000 and told["verified"]["recall"] > 0.9
+    assert done.stderr.splitlines()[0] == "making vectors …"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--rows", 2000, "--dim", 8, "--memory", "lots"), "--memory: index.memory_budget can't be 'lots'"),
+        (("--rows", 2000, "--dim", 8, "--memory", "512"), "write a unit"),
+        (("--rows", 999, "--dim", 8), "--rows"),
+        (("--rows", 2000, "--dim", 8, "--target-recall", 2), "--target-recall"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(arguments, words):
+    done = twopass("plan", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr

@@ -301,3 +301,15 @@ def test_what_is_no_address_is_told(given):
     with pytest.raises(BadUrlError) as error:
         Client(given)
     assert error.value.hint == "Write it like http://127.0.0.1:8000"
+
+
+def test_a_rebuild_is_asked_for_and_its_job_followed(brought):
+    with Client(brought.url) as client:
+        job = client.rebuild({"codec": "int8"})
+        assert (job["type"], client.job(job["id"])["id"]) == ("rebuild", job["id"])
+        with pytest.raises(RefusedError, match="there is no job with the id 'nope'") as refusal:
+            client.job("nope")
+        assert (refusal.value.status, refusal.value.code) == (404, "not_found")
+        assert refusal.value.hint == "GET /jobs lists the ids."
+        with pytest.raises(RefusedError, match="codec"):
+            client.rebuild({"codec": "pq8"})

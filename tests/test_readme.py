@@ -128,11 +128,26 @@ def test_make_targets_of_the_readme_exist():
             check_make(words)
 
 
-def test_make_commands_of_the_benchmarks_page_exist():
+def check_benchmark(words):
+    """`python -m benchmarks NAME` or `python -m benchmarks.NAME`: NAME is a module or a package."""
+    module, *rest = words[words.index("-m") + 1 :]
+    name = module.partition("benchmarks.")[2] or next(
+        (word for word in rest if word[0] not in "-["), "__main__"
+    )
+    found = ROOT / "benchmarks" / name
+    assert found.is_dir() or found.with_suffix(".py").exists(), words
+
+
+def test_commands_of_the_benchmarks_page_name_what_exists():
     needs("make")
-    for words in commands((ROOT / "benchmarks/README.md").read_text()):
-        assert words[0] == "make", words
+    found = commands((ROOT / "benchmarks/README.md").read_text())
+    made = [words for words in found if words[0] == "make"]
+    run = [words for words in found if any(word.startswith("benchmarks") for word in words) and "-m" in words]
+    assert made and run
+    for words in made:
         check_make(words)
+    for words in run:
+        check_benchmark(words)
 
 
 def test_compose_is_what_the_readme_says():
@@ -149,20 +164,24 @@ def test_curl_and_twopass_commands_of_the_readme_work_in_their_order(server):
         for words in COMMANDS
         if words[0] in ("curl", TWOPASS)
     ]
-    added, found, page, deleted, _, searched, verified = answers
+    added, found, page, deleted, _, searched, verified, planned = answers
     assert (added["ids"], added["created"]) == (["otter", "kettle"], 2)
     assert [each["id"] for each in page["documents"]] == ["kettle", "otter"]
     assert deleted == {"deleted": 1, "missing": []}
     assert "docs/" in searched.splitlines()[0]
     assert "no problems" in verified
+    assert planned.startswith("5,000,000 rows of 768 dimensions") and "first pass" in planned
     (shown,) = fences(README, "json")
     assert settled(json.loads(shown)) == settled(found)
 
 
 def settled(value):
-    """An answer without its times, and with numbers as exact as every machine gives them."""
+    """An answer without its times and cold reads, and with numbers as exact as every machine gives them."""
     if isinstance(value, dict):
-        return {name: 0 if name.endswith("_ms") else settled(each) for name, each in value.items()}
+        return {
+            name: 0 if name.endswith("_ms") or name == "cold_reads" else settled(each)
+            for name, each in value.items()
+        }
     if isinstance(value, list):
         return [settled(each) for each in value]
     return pytest.approx(value, abs=0.005) if isinstance(value, float) else value
@@ -217,6 +236,7 @@ def test_every_route_is_on_the_page(server):
     [
         schemas.DocumentIn, schemas.AddedOut, schemas.DocumentOut, schemas.DeletedOut, schemas.SearchIn,
         schemas.SearchOut, schemas.HitOut, schemas.PassageOut, schemas.HitExplanation, schemas.SearchExplanation,
+        schemas.RebuildIn, schemas.JobOut, schemas.ProgressOut,
     ],
 )  # fmt: skip
 def test_every_field_is_on_the_page(model):

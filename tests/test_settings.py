@@ -96,6 +96,9 @@ def test_the_defaults_are_those_of_the_design():
     assert (settings.index.prefix_dim, settings.index.oversample) == (256, 8.0)
     assert (settings.index.min_candidates, settings.index.vector_dtype) == (80, "float16")
     assert settings.index.check_on_open == "newest"
+    assert (settings.index.order, settings.index.kind, settings.index.codec) == ("auto", "auto", "auto")
+    assert (settings.index.target_recall, settings.index.memory_budget) == (0.99, 0)
+    assert (settings.index.bounds, settings.index.max_read) == ("keep", 4096)
     assert settings.limits.model_dump() == {
         "body_bytes": 33554432,
         "documents_per_request": 10000,
@@ -214,6 +217,17 @@ def test_an_unknown_variable_is_refused_with_the_nearest_valid_one(config, name,
         ("index.oversample", "inf", "a number from 1 to 1000"),
         ("index.vector_dtype", "float64", "'float16' or 'float32'"),
         ("index.check_on_open", "none", "'newest' or 'all'"),
+        ("index.order", "corpse", "'auto' or 'model' or 'corpus'"),
+        ("index.kind", "hnsw", "'auto' or 'flat' or 'ivf'"),
+        ("index.codec", "PQ4", "'auto' or 'float32' or 'float16' or 'int8' or 'pq4' or 'rabitq'"),
+        ("index.bounds", "maybe", "'keep' or 'none'"),
+        ("index.target_recall", "0.4", "a number from 0.5 to 1"),
+        ("index.target_recall", "99", "a number from 0.5 to 1"),
+        ("index.max_read", "0", "a whole number from 1 to 10000000"),
+        ("index.memory_budget", "lots", "a number of bytes, or one with a unit, as in 512M or 2GiB"),
+        ("index.memory_budget", "2 parsecs", "a number of bytes, or one with a unit, as in 512M or 2GiB"),
+        ("index.memory_budget", "-512M", "a number of bytes, or one with a unit, as in 512M or 2GiB"),
+        ("index.memory_budget", "", "a number of bytes, or one with a unit, as in 512M or 2GiB"),
         ("limits.k", "-1", "a whole number from 1 to 100000"),
         ("log.format", "xml", "'text' or 'json'"),
     ],
@@ -229,6 +243,50 @@ def test_a_bad_value_in_the_file_names_the_file(config):
     assert problems_of(path) == [
         f"{path}: index.oversample can't be 'lots'; it takes a number from 1 to 1000."
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "n_bytes"),
+    [
+        ("0", 0),
+        ("512M", 512_000_000),
+        ("512MiB", 512 << 20),
+        ("2GiB", 2 << 30),
+        ("1.5 gb", 1_500_000_000),
+        ("536870912", 512 << 20),
+    ],
+)
+def test_a_memory_budget_has_a_unit_or_is_in_bytes(config, given, n_bytes):
+    assert load_settings(None, {"TWOPASS_INDEX__MEMORY_BUDGET": given}).index.memory_budget == n_bytes
+    config(f"index: {{memory_budget: {given}}}")
+    assert load_settings(None, {}).index.memory_budget == n_bytes
+
+
+def test_a_memory_budget_whose_unit_was_forgotten_is_refused(config):
+    assert problems_of(environ={"TWOPASS_INDEX__MEMORY_BUDGET": "512"}) == [
+        "environment variable TWOPASS_INDEX__MEMORY_BUDGET: index.memory_budget can't be '512': that is 512 bytes, "
+        "too few for any collection; write a unit, as in 512M or 2GiB."
+    ]
+    path = config("index: {memory_budget: -1}")
+    assert problems_of(path) == [
+        f"{path}: index.memory_budget can't be -1; it takes a number of bytes, or one with a unit, as in 512M or 2GiB."
+    ]
+
+
+def test_the_nearest_name_of_the_memory_budget_is_found():
+    assert problems_of(environ={"TWOPASS_MEMORY_BUDGET": "1G"}) == [
+        "environment: there is no setting TWOPASS_MEMORY_BUDGET. The nearest is TWOPASS_INDEX__MEMORY_BUDGET."
+    ]
+
+
+def test_lists_with_a_codec_that_has_none_are_refused(config):
+    path = config("index: {kind: ivf, codec: int8}")
+    assert problems_of(path) == [
+        f"{path}: index.kind is 'ivf', which needs index.codec 'pq4' or 'rabitq', not 'int8'. "
+        "Set one of the two to 'auto'."
+    ]
+    for codec in ("auto", "pq4", "rabitq"):
+        assert IndexSettings(kind="ivf", codec=codec).codec == codec
 
 
 def test_yes_is_not_port_1(config):

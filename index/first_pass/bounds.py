@@ -17,8 +17,8 @@ float32: 2·γ_width). What has to be added for rounding (u = 2⁻²⁴, γ_n = 
 Stability of Numerical Algorithms, 2002, section 3.1: for any order of summation, fused or not):
 
 - each computed coordinate of d is off by at most γ_dim·|d|, all of them by √P·γ_dim: as much as ρ may be too small;
-- t_d is computed as |d − A·x| for the computed coordinates x, an upper bound of |d − Πd| whatever x is; its own
-  rounding is at most √P·γ_P + γ_dim, which is added before its code is rounded up;
+- t_d² = |d|² − |Πd|², and |Πd|² ≥ (1 − defect)·|Aᵀd|², where |Aᵀd| is at least the length of the computed
+  coordinates less what they may be off; squares are summed in float64, and the code of t_d is rounded up;
 - A is orthonormal up to its `defect`, which moves the first term by at most twice that;
 - the exact score that a bound is compared with is a float32 sum of dim products: γ_dim.
 
@@ -100,9 +100,10 @@ class BoundCoder:
         """Return [coordinates, tail], the tail rounded up: (n, P + 1) float32. stored: (n, dim) float32."""
         dim, n_axes = self.axes.matrix.shape
         coordinates = self.axes.coordinates(stored)
-        rest = stored - coordinates @ self.axes.matrix.T
-        tail = np.sqrt(np.einsum("nd,nd->n", rest, rest, dtype=np.float64))
-        tail += LONGEST * (math.sqrt(n_axes) * _gamma(n_axes) + _gamma(dim))
+        whole = np.einsum("nd,nd->n", stored, stored, dtype=np.float64)
+        kept = np.sqrt(np.einsum("nd,nd->n", coordinates, coordinates, dtype=np.float64))
+        kept = np.maximum(kept - LONGEST * math.sqrt(n_axes) * _gamma(dim), 0)  # |Aᵀd| at least
+        tail = np.sqrt(np.maximum(whole - kept**2 * (1 - self.axes.defect), 0))
         return np.concatenate([coordinates, np.nextafter(tail.astype(np.float32), np.inf)[:, None]], axis=1)
 
     def encode(self, stored: Float32) -> tuple[Float32, float, float]:

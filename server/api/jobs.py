@@ -16,9 +16,7 @@ from server.errors import StoppingError
 router = APIRouter(tags=["jobs"], route_class=Route)
 
 
-@router.post(
-    "/index/rebuild", response_model=RebuildOut, status_code=202, openapi_extra=json_body(RebuildIn)
-)
+@router.post("/index/rebuild", response_model=RebuildOut, status_code=202, openapi_extra=json_body(RebuildIn))
 async def rebuild(service: Service, body: Rebuild) -> Response:
     """Make the first pass anew from stored vectors, in the background; nothing is encoded."""
     if service.collection.is_stopping:

@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from index.axes import Order
 from index.plan import Codec, Kind
@@ -165,7 +166,17 @@ class RebuildIn(_In):
     codec: Codec | None = None
     """How prefixes are kept in memory."""
     kind: Kind | None = None
-    """flat: every row is compared. ivf: those in the lists nearest to the query."""
+    """flat: every row is compared. ivf: those in the lists nearest to the query; with codec pq4 or rabitq."""
+
+    @field_validator("kind")
+    @classmethod
+    def _lists_need_their_codec(cls, kind: Kind | None, info: ValidationInfo) -> Kind | None:
+        codec = info.data.get("codec")
+        if kind is Kind.IVF and codec not in (None, Codec.PQ4, Codec.RABITQ):
+            raise PydanticCustomError(
+                "no_lists", "Kind ivf needs codec pq4 or rabitq, not {codec}", {"codec": codec.value}
+            )
+        return kind
 
 
 class ProgressOut(_Out):
