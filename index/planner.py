@@ -169,12 +169,15 @@ def _with_lists(plan: Plan, n_rows: int, wish: Wish) -> Plan:
 
 
 def _proposal(plan: Plan, n_rows: int, machine: Machine) -> Proposal:
+    reads = PQ4_READS.get(plan.code_bytes, 40) if plan.codec is Codec.PQ4 else READS[plan.codec]
+    return Proposal(plan, n_rows * plan.row_bytes, reads, search_ms(plan, n_rows, reads, machine))
+
+
+def search_ms(plan: Plan, n_rows: int, reads: float, machine: Machine) -> float:
+    """Return what a search is expected to take with a first pass over n_rows and so many full vectors read."""
     compared = n_rows * plan.n_probes / plan.n_lists
     each, byte = NS_A_ROW[plan.codec]
     scan_ms = compared * (each + byte * plan.code_bytes) * 1e-6
     if plan.n_lists > 1:
         scan_ms += plan.n_probes * LIST_MS
-    scan_ms *= machine.speed_factor
-    reads = PQ4_READS.get(plan.code_bytes, 40) if plan.codec is Codec.PQ4 else READS[plan.codec]
-    search_ms = SCAN_MS + scan_ms + reads * machine.read_ms
-    return Proposal(plan, n_rows * plan.row_bytes, reads, search_ms)
+    return SCAN_MS + scan_ms * machine.speed_factor + reads * machine.read_ms

@@ -21,7 +21,7 @@ from index.first_pass.recipe import fit_axes, train
 from index.first_pass.snapshot import PrefixSnapshot
 from index.first_pass.writer import FirstPass
 from index.plan import Plan, Wish
-from index.planner import Machine, machine_factor, propose
+from index.planner import Machine, machine_factor, propose, search_ms
 from index.vector_file import VectorView
 from index.vectors import Float32, Rows, normalise, score
 
@@ -36,8 +36,6 @@ ORDER_ROWS = 8192
 
 PROBED_SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 """Parts of an inverted file's lists that are tried, until the target recall is reached."""
-
-MAX_SURPRISE = 2  # candidates needed, against those that were predicted, before a longer code is tried
 
 MAX_TRIES = 3  # plans that are filled and measured before the best of them is kept
 
@@ -92,40 +90,80 @@ def make_first_pass(
     corpus = fit_axes(sample.training, max(each.plan.prefix_dim for each in proposals))
     order, order_evidence = _choose_order(sample, corpus, proposals[0].plan, wish)
     exact = _Exact(sample, current)
-    for tries_left, proposal in reversed(list(enumerate(reversed(proposals[:MAX_TRIES])))):
-        plan = replace(proposal.plan, order=order)
+    work = _Work(vectors, n_rows, current, sample, exact, wish.target_recall, machine, stop, on_progress)
+    best: _Tried | None = None
+    for attempt, proposal in enumerate(proposals[:MAX_TRIES]):
+        if best is not None and best.is_enough and proposal.search_ms >= best.search_ms:
+            break
         on_progress("training", 0, n_rows)
-        first_pass = FirstPass(
-            files, train(plan, sample.training, wish.with_bounds, corpus), Manifest(number, plan)
-        )
-        with _discarded_on_error(first_pass):
-            if not _fill(first_pass, vectors, n_rows, stop, on_progress, exact):
-                first_pass.discard()
-                return None
-            exact.is_done = True
-            first_pass.set_live(current.live)
-            on_progress("measuring", n_rows, n_rows)
-            calibration = _measure(first_pass, vectors, sample, exact.rows, wish.target_recall)
-        # A pool far beyond the predicted one costs more reads than a longer code costs the scan.
-        is_enough = calibration.oversample * K <= MAX_SURPRISE * proposal.reads
-        if tries_left and not (is_enough and calibration.reaches(wish.target_recall)):
+        plan = replace(proposal.plan, order=order)
+        recipe = train(plan, sample.training, wish.with_bounds, corpus)
+        tried = _try(FirstPass(files, recipe, Manifest(number + attempt, plan)), work)
+        if tried is None:
+            if best is not None:
+                best.first_pass.discard()
+            return None
+        if best is None or tried.is_better(best):
+            best, tried = tried, best
+        if tried is not None:
+            tried.first_pass.discard()
+    if best is None:
+        return None  # there is always a proposal
+    evidence = {
+        "rows": n_rows,
+        "wish": wish.told(),
+        "order": order_evidence,
+        "calibration": best.calibration.told(),
+        "search_ms": round(_scan_ms(best.first_pass.snapshot(), sample.queries), 3),
+        "predicted_search_ms": round(best.search_ms, 3),
+        "speed_factor": round(machine.speed_factor, 2),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    best.first_pass.manifest.evidence.update(evidence)
+    return best.first_pass, Report(best.first_pass.manifest.plan, evidence)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What filling and measuring needs besides the first pass."""
+
+    vectors: VectorView
+    n_rows: int
+    current: PrefixSnapshot
+    sample: _Sample
+    exact: "_Exact"
+    target: float
+    machine: Machine
+    stop: Callable[[], bool]
+    on_progress: Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A first pass that was filled and measured."""
+
+    first_pass: FirstPass
+    calibration: Calibration
+    is_enough: bool  # reaches the target recall with some pool
+    search_ms: float  # with that pool
+
+    def is_better(self, other: "_Tried") -> bool:
+        return (self.is_enough, -self.search_ms) > (other.is_enough, -other.search_ms)
+
+
+def _try(first_pass: FirstPass, work: _Work) -> _Tried | None:
+    """Fill a first pass and measure it; None if stopped, its files removed."""
+    with _discarded_on_error(first_pass):
+        if not _fill(first_pass, work.vectors, work.n_rows, work.stop, work.on_progress, work.exact):
             first_pass.discard()
-            number += 1
-            continue
-        first_pass.manifest.evidence.update(
-            {
-                "rows": n_rows,
-                "wish": wish.told(),
-                "order": order_evidence,
-                "calibration": calibration.told(),
-                "search_ms": round(_scan_ms(first_pass.snapshot(), sample.queries), 3),
-                "predicted_search_ms": round(proposal.search_ms, 3),
-                "speed_factor": round(machine.speed_factor, 2),
-                "seconds": round(time.perf_counter() - started, 1),
-            }
-        )
-        return first_pass, Report(first_pass.manifest.plan, first_pass.manifest.evidence)
-    return None  # there is always a proposal
+            return None
+        work.exact.is_done = True
+        first_pass.set_live(work.current.live)
+        work.on_progress("measuring", work.n_rows, work.n_rows)
+        calibration = _measure(first_pass, work.vectors, work.sample, work.exact.rows, work.target)
+    reads = calibration.oversample * K
+    took = search_ms(first_pass.recipe.plan, work.n_rows, reads, work.machine)
+    return _Tried(first_pass, calibration, calibration.reaches(work.target), took)
 
 
 @contextlib.contextmanager

@@ -48,7 +48,10 @@ class StopRule:
 
     @staticmethod
     def of(calibration: Calibration | None, n_hits: int | None, wave_rows: int) -> "StopRule | None":
-        """Return the rule, or None where the whole pool is read at once: a fast disk, or nothing measured."""
+        """Return the rule, or None where the whole pool is read at once: a fast disk, or nothing measured.
+
+        A fast disk reads a row in microseconds: too little to risk an unlike query's answer for.
+        """
         if calibration is None or n_hits is None or wave_rows == 0:
             return None
         return StopRule(n_hits, wave_rows, calibration)

@@ -5,6 +5,7 @@ Append-only. A write goes: `append` (rows on disk, durable, unseen) → the call
 first pass from the stored vectors while searches and writes go on.
 """
 
+import contextlib
 import math
 import threading
 import time
@@ -130,6 +131,7 @@ class TwoPassIndex:
         vectors = self._file.view(n_present)
         self._change_lock = threading.Lock()  # who changes the view: a writer, or a rebuild at its end
         self._rebuild_lock = threading.Lock()
+        self._turn = threading.Lock()  # whose second pass it is, where rows come from memory
         self._first_pass = FirstPass.open(folder, shape.generation, vectors, live, plain(shape.prefix_dim))
         self._view = self._new_view(vectors)
 
@@ -286,11 +288,15 @@ class TwoPassIndex:
             )
         rule = StopRule.of(view.calibration, n_hits, self.wave_rows)
         n_live = view.prefixes.n_live
-        scored = [
-            # Counted, since lists that aren't probed hold rows that no pool is large enough for.
-            rescore(view.vectors, query, rows, scores, rule, np.count_nonzero(rows >= 0) == n_live)
-            for query, rows, scores in zip(queries, pool.rows, pool.scores, strict=True)
-        ]
+        # Rows in the page cache come in hundreds of calls of a microsecond, each of which gives the interpreter's
+        # lock up and asks for it again; searches side by side then wait for each other every time. One after another
+        # they are faster. A slow disk, though, likes to be asked by several at once.
+        with self._turn if self.wave_rows == 0 else contextlib.nullcontext():
+            scored = [
+                # Counted, since lists that aren't probed hold rows that no pool is large enough for.
+                rescore(view.vectors, query, rows, scores, rule, np.count_nonzero(rows >= 0) == n_live)
+                for query, rows, scores in zip(queries, pool.rows, pool.scores, strict=True)
+            ]
         return _hits(scored, n_candidates, found - started, time.perf_counter() - found)
 
     def read(self, rows: Rows) -> Float32:

@@ -70,15 +70,16 @@ class Searches:
         vectors, warnings = self._query_vectors(queries)
         encode_s = time.perf_counter() - started
         found: dict[int, Found] = {}
-        alike: dict[tuple[int, Mode, float, int], list[int]] = {}
+        alike: dict[tuple[int, Mode, float, int, bool], list[int]] = {}
         enough = max(self.index.oversample, self.store.index.oversample)
         for at, query in enumerate(queries):
             oversample = enough if query.oversample is None else query.oversample
             max_read = self.index.max_read if query.max_read is None else query.max_read
-            alike.setdefault((query.k, query.mode, oversample, max_read), []).append(at)
-        for (k, mode, oversample, max_read), members in alike.items():
+            read_all = query.oversample is not None  # who names a pool gets it read
+            alike.setdefault((query.k, query.mode, oversample, max_read, read_all), []).append(at)
+        for (k, mode, oversample, max_read, read_all), members in alike.items():
             results = self.store.search(
-                vectors[members], k, mode, oversample, self.index.min_candidates, max_read
+                vectors[members], k, mode, oversample, self.index.min_candidates, max_read, read_all
             )
             found.update(zip(members, results, strict=True))
         return [self._answer(query, found[at], encode_s, warnings[at]) for at, query in enumerate(queries)]

@@ -34,6 +34,8 @@ NEWEST_ROWS = 4096
 MAX_TRIES = 5
 """How often a search whose documents were replaced under it is made again."""
 
+LOOKED_UP = 2  # rows for each document asked for, whose passages are looked up at first
+
 REPAIR_ROWS = 256
 """Rows encoded again in one go: each go is committed, so a restart continues where it stopped."""
 
@@ -202,8 +204,7 @@ class LocalStore:
             hits = self.index.search(
                 queries[waiting], n_candidates, mode, n_candidates if read_all else n_hits, max_read
             )
-            rows = np.unique(hits.rows)
-            passages = self.catalog.passages_of_rows(self.generation, rows[rows >= 0].tolist())
+            passages = self._passages(hits.rows, k)
             n_live = self.index.n_live
             short = []
             for position, query in enumerate(waiting.tolist()):
@@ -231,6 +232,26 @@ class LocalStore:
             n_candidates = max(1, min(n_candidates * 8, n_live))
             n_hits = max(1, min(n_hits * 8, n_live))
         return [answers[query] for query in range(len(queries))]
+
+    def _passages(self, ranked: Rows, k: int) -> dict[int, PassageRow]:
+        """Look up the passages that the best k documents of each query come from.
+
+        A few more than k rows mostly hold k documents; looking all of a pool up would take longer than scoring it.
+        """
+        passages: dict[int, PassageRow] = {}
+        for n_slots in (LOOKED_UP * k, ranked.shape[1]):
+            rows = np.unique(ranked[:, :n_slots])
+            passages = self.catalog.passages_of_rows(self.generation, rows[rows >= 0].tolist())
+            fewest = min(
+                (
+                    len({passages[row].document for row in query if row in passages})
+                    for query in ranked[:, :n_slots].tolist()
+                ),
+                default=k,
+            )
+            if fewest >= k:
+                break
+        return passages
 
     def known(self, ids: Sequence[str]) -> dict[str, Known]:
         """Return what is stored under those ids; documents with damaged vectors are left out, to be written anew."""

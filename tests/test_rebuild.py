@@ -305,7 +305,7 @@ def test_codes_that_fall_short_of_the_target_are_made_longer(tmp_path, monkeypat
     dim, n = 192, 1600
     vectors = normalise(np.random.default_rng(16).standard_normal((n, dim)).astype(np.float32))
     index = filled(tmp_path, vectors, Shape(1, dim, dim, "float16"))
-    easy = Wish(dim, codec=Codec.PQ4, with_bounds=False, target_recall=0.1)
+    easy = Wish(dim, codec=Codec.PQ4, with_bounds=False, target_recall=0.1, memory_bytes=60 * n)
     planned = index.rebuild(easy)
     told = planned.evidence["calibration"]
     assert planned.plan.code_bytes == 16
