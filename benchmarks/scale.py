@@ -126,7 +126,7 @@ def over_http(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
             "numbers": [json.dumps({"vector": q.tolist(), "k": K, "include": []}).encode() for q in asked],
         }.items():
             requests = [request("POST", "/search", body) for body in bodies]
-            for n_connections in (1, 2, 4, 8, 16):
+            for n_connections in (1, 2, 4, 16):
                 rates = [requests_per_s_of(port, requests, n_connections, 1000) for _ in range(3)]
                 print(f"  {name}, {n_connections} connections: {np.median(rates):.0f} searches/s", flush=True)
         print(f"  server's memory afterwards: { {n: v >> 20 for n, v in server.memory_bytes().items()} } MiB")
