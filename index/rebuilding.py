@@ -98,7 +98,9 @@ def make_first_pass(
         on_progress("training", 0, n_rows)
         plan = replace(proposal.plan, order=order)
         recipe = train(plan, sample.training, wish.with_bounds, corpus)
-        tried = _try(FirstPass(files, recipe, Manifest(number + attempt, plan)), work)
+        first_pass = FirstPass(files, recipe, Manifest(number + attempt, plan))
+        with discarded_on_error(best.first_pass) if best else contextlib.nullcontext():
+            tried = _try(first_pass, work)
         if tried is None:
             if best is not None:
                 best.first_pass.discard()
@@ -153,7 +155,7 @@ class _Tried:
 
 def _try(first_pass: FirstPass, work: _Work) -> _Tried | None:
     """Fill a first pass and measure it; None if stopped, its files removed."""
-    with _discarded_on_error(first_pass):
+    with discarded_on_error(first_pass):
         if not _fill(first_pass, work.vectors, work.n_rows, work.stop, work.on_progress, work.exact):
             first_pass.discard()
             return None
@@ -167,7 +169,7 @@ def _try(first_pass: FirstPass, work: _Work) -> _Tried | None:
 
 
 @contextlib.contextmanager
-def _discarded_on_error(first_pass: FirstPass) -> Iterator[None]:
+def discarded_on_error(first_pass: FirstPass) -> Iterator[None]:
     """Remove a half-made build's files when making it fails."""
     try:
         yield

@@ -24,7 +24,7 @@ from index.evaluation import exact_search
 from index.first_pass import FirstPass, FirstPassFolder, PrefixSnapshot
 from index.plan import Plan, Wish, plain
 from index.planner import READ_MS
-from index.rebuilding import Report, make_first_pass
+from index.rebuilding import Report, discarded_on_error, make_first_pass
 from index.second_pass import Scored, StopRule, prove, rescore
 from index.vector_file import SUFFIXES, VectorFile, VectorView, row_checksums
 from index.vectors import Float32, Rows, check_prefix_dim, normalise
@@ -224,7 +224,7 @@ class TwoPassIndex:
             if made is None:
                 return None
             first_pass, report = made
-            try:
+            with discarded_on_error(first_pass):
                 # What came in meanwhile: most of it here, the last of it while writers wait.
                 view = self._view
                 first_pass.fill_from(view.vectors, view.prefixes.n_rows)
@@ -234,12 +234,6 @@ class TwoPassIndex:
                     old, self._first_pass = self._first_pass, first_pass
                     first_pass.set_live(old.live)
                     self._view = self._new_view(self._view.vectors)
-            except RuntimeError as error:  # faiss could not write
-                first_pass.discard()
-                raise StorageError(f"the first pass can't be written: {error}") from error
-            except BaseException:
-                first_pass.discard()
-                raise
             old.discard()
             return report
 
