@@ -10,8 +10,7 @@ from benchmarks.peers.peer import Float32, Rows, Setting, batches
 from index.plan import Wish
 from index.two_pass import Mode, Shape, TwoPassIndex, n_rows_on_disk, pool_size
 
-PREFIX_DIM = 256  # the server's default, as is the next
-MIN_CANDIDATES = 80
+PREFIX_DIM = 256  # the server's default
 
 
 class TwoPass:
@@ -19,7 +18,7 @@ class TwoPass:
 
     packages = ("faiss-cpu",)
     told = "first pass as planned, prefix of at most 256; full vectors float16 on disk"
-    settings = ({"oversample": 8}, {"oversample": 16}, {"oversample": 32}, {"certified": 1})
+    settings = ({"oversample": 4}, {"oversample": 8}, {"oversample": 16}, {"oversample": 32}, {"certified": 1})
 
     def __init__(self, folder: Path, dim: int) -> None:
         self._folder = folder
@@ -40,7 +39,7 @@ class TwoPass:
         self._oversample = setting.get("oversample", 1)
 
     def search(self, query: Float32, k: int) -> Rows:
-        n_candidates = pool_size(k, self._oversample, MIN_CANDIDATES, self._index.n_rows)
+        n_candidates = pool_size(k, self._oversample, k, self._index.n_rows)
         return self._index.search(query[None], n_candidates, self._mode, n_hits=k).rows[0, :k]
 
     def process_ids(self) -> list[int]:
