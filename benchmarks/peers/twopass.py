@@ -18,7 +18,13 @@ class TwoPass:
 
     packages = ("faiss-cpu",)
     told = "first pass as planned, prefix of at most 256; full vectors float16 on disk"
-    settings = ({"oversample": 4}, {"oversample": 8}, {"oversample": 16}, {"oversample": 32}, {"certified": 1})
+    settings = (
+        {"oversample": 4},
+        {"oversample": 8},
+        {"oversample": 16},
+        {"oversample": 32},
+        {"certified": 1},
+    )
 
     def __init__(self, folder: Path, dim: int) -> None:
         self._folder = folder
