@@ -1,7 +1,7 @@
 """Which first pass fits: from rows, dimensions, memory and the speed of this machine to a plan, with predictions.
 
-The figures below were measured with `python -m benchmarks scan` and `… recall` (see benchmarks/README.md) on one core
-with AVX-512; a machine's own speed enters as a factor. What they can't know is the corpus: a rebuild measures pool and
+The figures below were measured on 300 000 real texts (see benchmarks/README.md, peers and texts) on one core with
+AVX-512; a machine's own speed enters as a factor. What they can't know is the corpus: a rebuild measures pool and
 recall on it afterwards, and takes a longer code where the planned one falls short.
 """
 
@@ -52,7 +52,6 @@ NS_A_ROW = {
 
 SCAN_MS = 0.05  # of every search, before the first row
 READ_MS = 0.003  # to read and score one row that is in the page cache
-HTTP_MS = 0.5  # request, answer and catalog
 
 REFERENCE_SCAN_NS = 0.037
 """What `machine_factor` compares with: ns a byte of a float32 scan on the machine of the table."""
@@ -61,9 +60,6 @@ READS = {Codec.FLOAT32: 20, Codec.FLOAT16: 20, Codec.INT8: 20, Codec.RABITQ: 160
 """Candidates of which 10 are the true ones 99 times of 100, for 256 dimensions in the corpus's order."""
 
 PQ4_READS = {128: 20, 96: 30, 64: 40, 48: 80, 32: 160, 16: 640}  # the same, by bytes of code
-
-PREDICTED_RECALL = 0.99
-"""Recall in the pool that the table's candidates stand for."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ PQ_ITERATIONS = 10
 
 TRAINING_ROWS = 16_384
 """Rows that a quantiser is trained on. Sixteen centroids a sub-vector need no more; lists of an inverted file
-take MAX_ROWS_PER_LIST each instead."""
+take ROWS_PER_LIST each instead."""
 
 ROWS_PER_LIST = 50
 """Rows of the sample for each list of an inverted file: faiss warns below 39."""
