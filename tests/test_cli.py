@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import clustered, serving
 
-from server import __version__, cli, progress
+from server import __version__, progress
+from server.cli import sharing
 from server.client import DEFAULT_URL
 
 ROOT = Path(__file__).parent.parent
@@ -431,7 +432,7 @@ def test_verify_says_when_there_is_nothing_to_check(tmp_path):
 
 
 def test_the_commands_and_the_client_agree_on_the_servers_address():
-    assert cli.LOCAL_SERVER == DEFAULT_URL
+    assert sharing.LOCAL_SERVER == DEFAULT_URL
 
 
 @pytest.fixture(scope="module")

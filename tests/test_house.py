@@ -26,7 +26,7 @@ ROOMS = {
     "fastapi": ("server/app.py", "server/api/"),
     "starlette": ("server/app.py", "server/api/"),
     "uvicorn": {"server/app.py"},
-    "typer": {"server/cli.py"},
+    "typer": "server/cli/",
 }
 
 
