@@ -201,11 +201,11 @@ def _generation(catalog: Catalog, fingerprint: Fingerprint, vector_dtype: str) -
         ModelChangedError: another model made the stored vectors.
         CatalogDamagedError: vectors lie beside a catalog that knows of none.
     """
-    generation = catalog.generation()
+    generation = catalog.generations.current()
     if generation is None:
         if orphans := sorted(catalog.path.parent.glob("vectors-*")):
             raise CatalogDamagedError(f"{catalog.path} is empty, but {orphans[0].name} lies beside it")
-        return catalog.begin_generation(1, fingerprint.to_json(), fingerprint.dim, vector_dtype)
+        return catalog.generations.begin(1, fingerprint.to_json(), fingerprint.dim, vector_dtype)
     made_by = Fingerprint.from_json(generation.fingerprint)
     if not made_by.same_vectors(fingerprint):
         raise ModelChangedError(

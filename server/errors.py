@@ -75,6 +75,14 @@ class StaleWriteError(ServiceError):
     """A document changed between reading and writing it; the write is tried again."""
 
 
+class GenerationChangedError(ServiceError):
+    """Another generation of vectors took over while this was being written; it is written again, into that one."""
+
+
+class BusyError(ServiceError):
+    """More requests wait than the server lets wait."""
+
+
 class StoppingError(ServiceError):
     """The server is shutting down."""
 
@@ -99,6 +107,9 @@ ANSWERS: dict[type[Exception], Answer] = {
     ),
     index_errors.PrefixError: Answer(
         422, "invalid_prefix", "The prefix doesn't fit", "Choose a prefix_dim from 1 to the vectors' dimension."
+    ),
+    index_errors.PlanError: Answer(
+        422, "invalid_plan", "The wishes contradict each other", "Leave kind or codec out, or set one to auto."
     ),
     index_errors.LockedError: Answer(
         409, "locked", "The data directory is in use",
@@ -125,6 +136,17 @@ ANSWERS: dict[type[Exception], Answer] = {
     ),
     encoder_errors.EncoderUnavailable: Answer(
         503, "encoder_unavailable", "The model isn't available", "Try again in a few seconds."
+    ),
+    encoder_errors.RemoteEncoderDown: Answer(
+        424, "encoder_down", "The program that encodes is down",
+        "Start it, or see encoder.url in the settings. Texts that wait are encoded as soon as it is back.",
+    ),
+    encoder_errors.RemoteEncoderRefused: Answer(
+        424, "encoder_refused", "The program that encodes refused",
+        "Compare encoder.url, encoder.model and encoder.api_key with what that program expects.",
+    ),
+    encoder_errors.ExportFailed: Answer(
+        424, "export_failed", "The model can't be exported", "Set TWOPASS_ENCODER__BACKEND=torch: no export is needed."
     ),
     encoder_errors.EncodingStopped: Answer(
         503, "shutting_down", "The server is shutting down",
@@ -162,13 +184,18 @@ ANSWERS: dict[type[Exception], Answer] = {
         401, "unauthorized", "The key is missing or wrong", "Send the header `Authorization: Bearer <key>`."
     ),
     StaleWriteError: Answer(409, "changed_meanwhile", "The document changed meanwhile", "Send the request again."),
+    GenerationChangedError: Answer(409, "changed_meanwhile", "The model changed meanwhile", "Send the request again."),
+    BusyError: Answer(
+        429, "busy", "Too many requests are waiting",
+        "Send it again after the seconds in the header Retry-After; limits.waiting_requests says how many may wait.",
+    ),
     StoppingError: Answer(
         503, "shutting_down", "The server is shutting down",
         "Nothing of this request was stored. Send it again when the server is back.",
     ),
 }  # fmt: skip
 
-RETRY_AFTER_S = {503: "5"}
+RETRY_AFTER_S = {429: "1", 503: "5"}
 
 
 def answer_for(error: Exception) -> Answer | None:

@@ -32,11 +32,24 @@ class DocumentWrite:
 
 
 @dataclass(frozen=True)
+class Filling:
+    """A stored document that gets passages in another generation."""
+
+    number: int
+    content_hash: bytes  # what it was when its text was read
+    passages: Sequence[tuple[int, int]]  # [start, end) in characters
+
+
+@dataclass(frozen=True)
 class Known:
     """What ingest compares a document with."""
 
     content_hash: bytes
     metadata: str
+
+
+Removed = dict[int, NDArray[np.int64]]
+"""Rows that died, by generation."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,32 @@ class Stored:
 
     created: int
     updated: int
-    removed_rows: NDArray[np.int64]  # rows of replaced passages
+    removed: Removed  # rows of replaced passages
+
+
+@dataclass(frozen=True)
+class SavedJob:
+    """A job as the catalog keeps it."""
+
+    id: str
+    type: str
+    status: str
+    done: int
+    total: int
+    wishes: str  # JSON object
+    result: str | None = None  # JSON object
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class InboxDocument:
+    """A document that is safe but not encoded yet."""
+
+    number: int  # in the order of arrival; what `add` is given doesn't count
+    id: str
+    text: str | None
+    metadata: str  # JSON object, in canonical form
+    vector: bytes | None  # little-endian float32, (dim,), any length other than zero
 
 
 @dataclass(frozen=True)

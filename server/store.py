@@ -27,7 +27,8 @@ from index.two_pass import (
 )
 from index.vectors import Float32, Rows
 from server.catalog import Catalog
-from server.records import Document, DocumentWrite, Generation, Known, PassageRow, Stored
+from server.errors import GenerationChangedError
+from server.records import Document, DocumentWrite, Filling, Generation, Known, PassageRow, Removed, Stored
 
 NEWEST_ROWS = 4096
 """Rows whose checksums are compared at every start: what a crash or power loss can have hurt was written last."""
@@ -41,6 +42,7 @@ REPAIR_ROWS = 256
 """Rows encoded again in one go: each go is committed, so a restart continues where it stopped."""
 
 CATALOG_NAME = "catalog.sqlite3"
+NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class LocalStore:
         self.generation = generation.number
         self.shape = shape_of(generation, prefix_dim)
         self._write_lock = threading.Lock()
+        self._is_retired = False
+        self.successor: LocalStore | None = None  # being filled; learns here which of its rows die
         # More searches than cores would only take the interpreter from each other: over a million vectors sixteen
         # at once made 114 searches a second where two made 307.
         self._turns = threading.BoundedSemaphore(os.cpu_count() or 1)
@@ -119,31 +123,93 @@ class LocalStore:
         documents: Sequence[DocumentWrite],
         vectors: Float32,
         new_metadata: Iterable[tuple[str, bytes, str]] = (),
+        from_inbox: Sequence[int] = (),
+        overtaken: Sequence[str] = (),
     ) -> Stored:
         """Store documents and the unit vectors of their passages, (n_passages, dim), in order. All or nothing.
 
+        Args:
+            from_inbox: numbers of the inbox's documents that these are; they leave it.
+            overtaken: ids whose documents in the inbox came earlier and leave it too.
+
         Raises:
             StaleWriteError: a document of new_metadata was changed meanwhile.
+            GenerationChangedError: another store is the current one now.
+            DiskFullError, StorageError: nothing has changed.
+        """
+        with self._write_lock:
+            self._check_current()
+            with self._appended(vectors) as appended:
+                stored = self.catalog.store(
+                    self.generation, documents, new_metadata, appended.first_row, appended.checksums,
+                    from_inbox, overtaken,
+                )  # fmt: skip
+            self._publish(appended, stored.removed)
+            self.damage.ids -= {document.id for document in documents}
+        return stored
+
+    def delete(self, ids: Sequence[str]) -> list[str]:
+        """Remove documents; return the ids that existed.
+
+        Raises:
+            GenerationChangedError: another store is the current one now.
+        """
+        with self._write_lock:
+            self._check_current()
+            found, removed = self.catalog.delete(ids)
+            self._publish(None, removed)
+            self.damage.ids -= set(found)
+        return found
+
+    def fill(self, documents: Sequence[Filling], vectors: Float32) -> None:
+        """Store passages, and their unit vectors, (n_passages, dim), of documents that another store holds too.
+
+        Documents that were changed meanwhile are passed over; the caller finds them missing once more.
+
+        Raises:
             DiskFullError, StorageError: nothing has changed.
         """
         with self._write_lock:
             with self._appended(vectors) as appended:
-                stored = self.catalog.store(
-                    self.generation, documents, new_metadata, appended.first_row, appended.checksums
+                unused = self.catalog.fill(
+                    self.generation,
+                    [(each.number, each.content_hash, each.passages) for each in documents],
+                    appended.first_row,
+                    appended.checksums,
                 )
-            self.index.publish(appended, stored.removed_rows)
-            self.damage.ids -= {document.id for document in documents}
-            self.damage.rows -= set(stored.removed_rows.tolist())
-        return stored
+            self.index.publish(appended, unused)
 
-    def delete(self, ids: Sequence[str]) -> list[str]:
-        """Remove documents; return the ids that existed."""
+    def hand_over(self, to: "LocalStore", commit: Callable[[], None]) -> bool:
+        """Make another store the current one, unless it lacks documents; `commit` does it in the catalog.
+
+        No write runs meanwhile; later ones raise GenerationChangedError.
+
+        Returns:
+            False if it lacks documents: then nothing has changed.
+        """
         with self._write_lock:
-            found, removed = self.catalog.delete(ids)
-            self.index.publish(None, removed)
-            self.damage.ids -= set(found)
-            self.damage.rows -= set(removed.tolist())
-        return found
+            if self.catalog.missing(to.generation, 0, 1):
+                return False
+            commit()
+            self._is_retired, self.successor = True, None
+        return True
+
+    def _check_current(self) -> None:
+        if self._is_retired:
+            raise GenerationChangedError("another model took over while the request was at work")
+
+    def _publish(self, appended: Appended | None, removed: Removed) -> None:
+        """Show a write to searches, and tell the successor which of its rows died."""
+        mine = removed.get(self.generation, NO_ROWS)
+        self.index.publish(appended, mine)
+        self.damage.rows -= set(mine.tolist())
+        if self.successor is not None and (theirs := removed.get(self.successor.generation)) is not None:
+            self.successor.forget(theirs)
+
+    def forget(self, rows: Rows) -> None:
+        """Leave out rows whose document was changed or removed in the current store."""
+        with self._write_lock:
+            self.index.publish(None, rows)
 
     def repair(self, encode: Callable[[list[str]], Float32]) -> None:
         """Encode damaged rows again from their texts, a few hundred at a time.
@@ -170,7 +236,7 @@ class LocalStore:
     @contextlib.contextmanager
     def _appended(self, vectors: Float32) -> Iterator[Appended]:
         """Put rows durably on the disk; the block commits them, and if it raises they are dropped again."""
-        generation = self.catalog.generation()
+        generation = self.catalog.generations.get(self.generation)
         appended = self.index.append(vectors, generation.n_rows if generation else 0)
         try:
             yield appended

@@ -77,7 +77,7 @@ def _verify(
         if content_hash(text, None) != stored_hash:
             detail = f"the text of document {identifier!r} is not the one that was stored"
             report.problems.append(Finding("text_damaged", detail, "Ingest this document again."))
-    generation = catalog.generation()
+    generation = catalog.generations.current()
     if generation is None:
         return
     _verify_vectors(catalog, generation, folder, report, on_progress)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from index import durable
 from index.two_pass import TwoPassIndex
 from index.vector_file import VectorFile
-from server.catalog import Catalog
+from server.catalog import Catalog, catalog
 from server.cli import main
 from server.ingest import Ingest
 
@@ -62,7 +62,7 @@ def half_an_append():
 
 def half_a_transaction():
     """Fail at the second document of a transaction, when the first is written but not committed."""
-    original = Catalog._drop_passages
+    original = catalog._drop_passages
     calls = []
 
     def drop(connection, identifier):
@@ -71,7 +71,7 @@ def half_a_transaction():
             fail_if_armed()
         return original(connection, identifier)
 
-    Catalog._drop_passages = staticmethod(drop)
+    catalog._drop_passages = drop
 
 
 {

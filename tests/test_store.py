@@ -42,7 +42,9 @@ class Store(RuleBasedStateMachine):
     @initialize()
     def open(self):
         self.catalog = Catalog(self.path / CATALOG_NAME)
-        generation = self.catalog.generation() or self.catalog.begin_generation(1, "{}", DIM, "float32")
+        generation = self.catalog.generations.current() or self.catalog.generations.begin(
+            1, "{}", DIM, "float32"
+        )
         self.store = LocalStore(self.catalog, generation, PREFIX)
 
     @rule()

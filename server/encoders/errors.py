@@ -28,6 +28,18 @@ class EncoderUnavailable(EncoderError):
     """The encoder is closed, or closed while the caller waited."""
 
 
+class RemoteEncoderDown(EncoderUnavailable):
+    """The program at encoder.url can't be reached, is too slow, or says that it can't answer now."""
+
+
+class RemoteEncoderRefused(EncoderError):
+    """The program at encoder.url answered, but not with vectors that can be used."""
+
+
+class ExportFailed(EncoderError):
+    """The model can't be made into an ONNX file, or that file's vectors are others than the model's own."""
+
+
 class EncodingStopped(EncoderError):
     """The caller's own `stop` asked for it; nothing of the call is returned."""
 

@@ -1,0 +1,152 @@
+"""One SQLite file: its connections, transactions, errors and format.
+
+WAL with synchronous=FULL: when a transaction here has returned, it survives a power loss.
+"""
+
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from index.errors import DiskFullError, StorageError
+from server.catalog.schema import FORMAT_VERSION, MIGRATIONS, SCHEMA
+from server.errors import CatalogDamagedError, FormatError
+
+N_READERS = 8  # connections kept for reading; more threads than that wait for one, microseconds each
+MAX_VARIABLES = 900  # below SQLITE_MAX_VARIABLE_NUMBER of every build (999 before SQLite 3.32)
+
+
+class Database:
+    """A catalog's file. Any thread reads and writes; writes come one after another."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open the file, making it if there is none, and lead an older format to the present one.
+
+        Raises:
+            CatalogDamagedError: the file is not a catalog, or damaged.
+            FormatError: it was written by a newer twopass.
+            DiskFullError, StorageError: it can't be opened or made.
+        """
+        self.path = path
+        self._read_only = read_only
+        self._writing = threading.Lock()
+        self._writer = self._connect()
+        self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        try:
+            with self.named_errors():
+                self._check_format()
+                for _ in range(1 if read_only else N_READERS):
+                    self._readers.put(self._connect())
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        with self.named_errors():
+            mode = "rwc"
+            if self._read_only:
+                # Without a WAL nobody is writing: then SQLite needn't leave lock files of its own behind.
+                has_wal = self.path.with_name(self.path.name + "-wal").exists()
+                mode = "ro" if has_wal else "ro&immutable=1"
+            connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode={mode}",
+                uri=True,
+                isolation_level=None,  # transactions begin where we say so
+                check_same_thread=False,  # the pool hands a connection to one thread at a time
+                timeout=30,
+            )
+            if not self._read_only:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA cache_size = -2048")  # KiB for each; the page cache does more
+            return connection
+
+    def _check_format(self) -> None:
+        (n_tables,) = self._writer.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if n_tables == 0 and not self._read_only:
+            with self.transaction() as connection:
+                for statement in SCHEMA.split(";\n"):
+                    connection.execute(statement)
+                connection.execute("INSERT INTO meta VALUES ('format_version', ?)", (FORMAT_VERSION,))
+        try:
+            (version,) = self._writer.execute(
+                "SELECT value FROM meta WHERE key = 'format_version'"
+            ).fetchone()
+        except (sqlite3.OperationalError, TypeError) as error:
+            raise CatalogDamagedError(f"{self.path} is not a twopass catalog") from error
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise FormatError(
+                f"{self.path} has format {version}; this twopass reads and writes format {FORMAT_VERSION}"
+            )
+        if version < FORMAT_VERSION and not self._read_only:
+            with self.transaction() as connection:  # all the steps, or none
+                for step in range(version, FORMAT_VERSION):
+                    for statement in MIGRATIONS[step].split(";\n"):
+                        connection.execute(statement)
+                connection.execute(
+                    "UPDATE meta SET value = ? WHERE key = 'format_version'", (FORMAT_VERSION,)
+                )
+
+    @contextlib.contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """Turn SQLite's errors into ours."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", None) or 0
+            primary = code & 0xFF
+            if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+                raise DiskFullError(f"no room left on the disk for {self.path}") from error
+            if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise CatalogDamagedError(f"{self.path} is damaged: {error}") from error
+            if isinstance(error, sqlite3.OperationalError):
+                raise StorageError(f"{self.path}: {error}") from error
+            raise
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run the block as one durable transaction; whatever it raises undoes it."""
+        with self._writing, self.named_errors():
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection, with one unchanging view of the catalog inside the block."""
+        connection = self._readers.get()
+        try:
+            with self.named_errors():
+                connection.execute("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    connection.execute("ROLLBACK")
+        finally:
+            self._readers.put(connection)
+
+    def select_in(
+        self, statement: str, before: Sequence[Any], values: Sequence[Any]
+    ) -> Iterator[tuple[Any, ...]]:
+        """Run a SELECT whose {} stands for a list of any length, in one view of the catalog."""
+        with self.reading() as connection:
+            for start in range(0, len(values), MAX_VARIABLES):
+                part = values[start : start + MAX_VARIABLES]
+                marks = ",".join("?" * len(part))
+                yield from connection.execute(statement.format(marks), (*before, *part))
+
+    def close(self) -> None:
+        """Close every connection; a second call does nothing."""
+        readers = getattr(self, "_readers", None)
+        while readers is not None and not readers.empty():
+            readers.get().close()
+        self._writer.close()  # the last connection to close folds the WAL into the file
