@@ -31,8 +31,9 @@ from benchmarks.wire import request, requests_per_s_of
 from index.two_pass import Mode
 from index.vectors import Float32
 from server.app import open_collection
+from server.checking import NewDocument
 from server.collection import Collection, RebuildWishes
-from server.ingest import NewDocument
+from server.memory import keep_memory_small
 from server.settings import load_settings
 
 BATCH = 4096  # documents stored in one go
@@ -53,6 +54,7 @@ def main() -> None:
         "--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings, as index__codec=pq4"
     )
     arguments = parser.parse_args()
+    keep_memory_small()  # as the server does
     settings = dict(each.split("=", 1) for each in arguments.set)
     settings |= {"encoder__model": "none", "encoder__dim": str(arguments.dim)}
     parts = {
@@ -89,11 +91,13 @@ def fill(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
 def rebuild(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
     """Make the first pass anew."""
     with _collection(arguments.folder, settings) as collection:
+        time.sleep(2)  # other settings than those it was made by: the server begins by itself
         _rebuild(collection)
 
 
 def _rebuild(collection: Collection) -> None:
-    job = collection.rebuild(RebuildWishes())
+    running = [job for job in collection.jobs.all() if job.status == "running"]
+    job = running[0] if running else collection.rebuild(RebuildWishes())
     while job.status in ("waiting", "running"):
         time.sleep(0.2)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from index.vectors import Float32, Rows
 
@@ -37,6 +38,7 @@ class Calibration:
     margin: float  # by how much an exact score may lie above that, as far as answers depend on it
     same_answers: float  # share of searches that reading by this margin left unchanged
     median_reads: float  # rows read by this margin, of a pool of 8·K
+    mean_reads: float = 8.0 * K  # the same on average: what a disk pays; an earlier version didn't measure it
 
     def expected(self, prefix_scores: Float32) -> Float32:
         """Return what candidates with these prefix scores score exactly, on average."""
@@ -45,6 +47,11 @@ class Calibration:
     def highest_likely(self, prefix_score: float) -> float:
         """Return the upper end of what a candidate with this prefix score may score exactly."""
         return self.slope * prefix_score + self.intercept + self.margin
+
+    def reads(self, in_waves: bool) -> float:
+        """Return how many rows a search of k = K reads: its whole pool, or where a slow disk ends it early, fewer."""
+        n_candidates = self.oversample * K
+        return self.mean_reads * max(1.0, n_candidates / (8 * K)) if in_waves else n_candidates
 
     def reaches(self, target: float) -> bool:
         """Return whether some pool that was tried holds the target share of the true neighbours."""
@@ -104,13 +111,23 @@ def calibrate(
         if is_found.any()
         else 0.0
     )
-    margin, same, reads = 0.0, 0.0, 0.0
+    margin, same, reads = 0.0, 0.0, np.zeros(1)
     for factor in MARGINS:
         margin = factor * spread
         same, reads = _by_margin(slope * front + intercept + margin, exact_scores)
         if same >= SAME_ANSWERS:
             break
-    return Calibration(len(pool), oversample, recall, slope, intercept, margin, same, reads)
+    return Calibration(
+        len(pool),
+        oversample,
+        recall,
+        slope,
+        intercept,
+        margin,
+        same,
+        float(np.median(reads)),
+        float(np.mean(reads)),
+    )
 
 
 def _line(x: Float32, y: Float32) -> tuple[float, float]:
@@ -122,8 +139,8 @@ def _line(x: Float32, y: Float32) -> tuple[float, float]:
     return float(slope), float(intercept)
 
 
-def _by_margin(highest: Float32, exact_scores: Float32) -> tuple[float, float]:
-    """Return the share of queries whose best K stay the same when reading ends early, and the median of rows read."""
+def _by_margin(highest: Float32, exact_scores: Float32) -> tuple[float, NDArray[np.float64]]:
+    """Return the share of queries whose best K stay the same when reading ends early, and each one's rows read."""
     n_same, reads = 0, []
     n_pool = exact_scores.shape[1]
     for likely, exact in zip(highest, exact_scores, strict=True):
@@ -132,4 +149,4 @@ def _by_margin(highest: Float32, exact_scores: Float32) -> tuple[float, float]:
             done = min(done + WAVE, n_pool)
         n_same += bool(np.partition(exact, -K)[-K] <= np.partition(exact[:done], -K)[-K])
         reads.append(done)
-    return n_same / len(reads), float(np.median(reads))
+    return n_same / len(reads), np.array(reads, np.float64)

@@ -17,6 +17,10 @@ class PrefixError(IndexFault):
     """The prefix length doesn't fit the vectors."""
 
 
+class PlanError(IndexFault):
+    """A first pass can't be made as wished: the wishes contradict each other."""
+
+
 class LockedError(IndexFault):
     """Another process writes in this data directory."""
 

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from index.axes import Order
+from index.errors import PlanError
 
 
 class Codec(StrEnum):
@@ -24,6 +25,10 @@ class Kind(StrEnum):
     IVF = "ivf"  # rows lie in lists by their nearest centre; a search compares the lists nearest to the query
 
 
+LISTED = (Codec.PQ4, Codec.RABITQ)
+"""Codecs that can have lists. Their codes live in memory, each with its row's number; the others' are mapped."""
+
+
 @dataclass(frozen=True)
 class Wish:
     """What the owner asks for; None leaves the choice to the planner."""
@@ -33,12 +38,27 @@ class Wish:
     codec: Codec | None = None
     kind: Kind | None = None
     target_recall: float = 0.99  # share of the true 10 nearest among the candidates
-    memory_bytes: int | None = None  # for codes in memory; None: no limit
+    memory_bytes: int | None = None  # for codes; None: no limit
+    resident_bytes: int | None = (
+        None  # the same where codes aren't mapped from a file (LISTED); None: memory_bytes
+    )
     with_bounds: bool = True  # keep upper bounds on disk, for mode certified
+
+    def __post_init__(self) -> None:
+        """Raise PlanError for lists of a codec that has none."""
+        if self.kind is Kind.IVF and self.codec not in (None, *LISTED):
+            raise PlanError(
+                f"kind ivf needs codec {' or '.join(each.value for each in LISTED)}, not {self.codec.value}"
+            )
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON, for comparison with a later wish; without the memory, which may differ at each start."""
-        return {name: value for name, value in asdict(self).items() if name != "memory_bytes"}
+        return {name: value for name, value in asdict(self).items() if not name.endswith("_bytes")}
+
+    def has_room(self, plan: "Plan", n_rows: int) -> bool:
+        """Return whether a plan's codes fit the memory."""
+        limits = [self.memory_bytes, self.resident_bytes if plan.is_resident else None]
+        return all(limit is None or n_rows * plan.row_bytes <= limit for limit in limits)
 
 
 @dataclass(frozen=True)
@@ -61,6 +81,11 @@ class Plan:
         """Whether this is the form that needs no training: whole prefixes in the model's order."""
         return self.codec is Codec.FLOAT32 and self.order is Order.MODEL and self.n_lists == 1
 
+    @property
+    def is_resident(self) -> bool:
+        """Whether codes live in the process's own memory; the others are mapped, and the kernel may drop them."""
+        return self.codec in LISTED
+
     def told(self) -> dict[str, Any]:
         """Return it as JSON, for people."""
         lists = {"n_lists": self.n_lists, "n_probes": self.n_probes} if self.n_lists > 1 else {}
@@ -76,7 +101,7 @@ class Plan:
     @property
     def row_bytes(self) -> int:
         """Bytes of memory for one row."""
-        return self.code_bytes + (8 if self.codec in (Codec.PQ4, Codec.RABITQ) else 0)
+        return self.code_bytes + (8 if self.is_resident else 0)
 
 
 def plain(prefix_dim: int) -> Plan:

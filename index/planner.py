@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from index.axes import Order
-from index.first_pass.codecs import code_bytes
+from index.first_pass.bounds import ALIGNMENT, TAIL_COLUMNS, bound_axes_count
+from index.first_pass.codecs import ROWS_PER_LIST, TRAINING_ROWS, code_bytes
 from index.first_pass.snapshot import scan_once
-from index.plan import Codec, Kind, Plan, Wish
+from index.first_pass.writer import PART_ROWS
+from index.plan import LISTED, Codec, Kind, Plan, Wish
 
 SMALL_ROWS = 32_768
 """Up to here every row keeps 8 bits a dimension: a scan takes 0.3 ms, nothing need be trained, and a pool of 20 holds
@@ -53,6 +55,9 @@ NS_A_ROW = {
 SCAN_MS = 0.05  # of every search, before the first row
 READ_MS = 0.003  # to read and score one row that is in the page cache
 
+BLOCKS_BYTES = 24 << 20
+"""Of a rebuild: blocks of 1 MiB as float32, as prefixes and as bounds, their scores for 256 queries, and pools."""
+
 REFERENCE_SCAN_NS = 0.037
 """What `machine_factor` compares with: ns a byte of a float32 scan on the machine of the table."""
 
@@ -60,6 +65,18 @@ READS = {Codec.FLOAT32: 20, Codec.FLOAT16: 20, Codec.INT8: 20, Codec.RABITQ: 160
 """Candidates of which 10 are the true ones 99 times of 100, for 256 dimensions in the corpus's order."""
 
 PQ4_READS = {128: 20, 96: 30, 64: 40, 48: 80, 32: 160, 16: 640}  # the same, by bytes of code
+
+WAVE_POOL = 80
+"""Candidates of a search of k = 10, all of which are read unless reading ends early."""
+
+WAVE_READS = {256: 23, 192: 36, 128: 62}
+"""Candidates of 80 that are read on average where a slow disk makes reading end early, by dimensions of a codec that
+keeps each for itself (8 bits or more). 300 000 real texts of 384 dimensions read 18, 34, 70; 1 M x 768 synthetic
+vectors 27, 37, 54."""
+
+PQ4_WAVE_READS = {128: 64, 96: 70, 64: 76}
+"""The same for product codes, by bytes. The real texts read 48, 61, 72, the synthetic vectors 80, 80, 79: what these
+codes get wrong is mostly too much for reading to end early."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,7 @@ class Machine:
     read_ms: float = (
         READ_MS  # to read one full vector: from the page cache, or the disk where they don't fit there
     )
+    reads_in_waves: bool = False  # whether the disk is so slow that reading a pool ends early
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ class Proposal:
 
     plan: Plan
     memory_bytes: int  # codes of all rows
-    reads: int  # candidates
+    reads: int  # full vectors of a search: its candidates, or those of them that are read before reading ends
     search_ms: float
 
 
@@ -100,13 +118,12 @@ def propose(n_rows: int, dim: int, wish: Wish, machine: Machine) -> list[Proposa
     Args:
         n_rows: rows to plan for.
 
-    Where nothing fits wish.memory_bytes, the one plan returned is the smallest there is.
+    Where nothing fits the wish's memory, the one plan returned is the smallest there is.
     """
     longest = min(wish.prefix_dim, dim)
-    proposals = [_proposal(plan, n_rows, machine) for plan in _plans(n_rows, longest, wish)]
-    fitting = [
-        each for each in proposals if wish.memory_bytes is None or each.memory_bytes <= wish.memory_bytes
-    ]
+    plans = _plans(n_rows, longest, wish, machine)
+    proposals = [_proposal(plan, n_rows, dim, machine) for plan in plans]
+    fitting = [each for each in proposals if wish.has_room(each.plan, n_rows)]
     if not fitting:
         return [min(proposals, key=lambda each: each.memory_bytes)]
     # Shorter codes than the usual one save a little time where pools stay small, and lose more where they don't:
@@ -114,30 +131,35 @@ def propose(n_rows: int, dim: int, wish: Wish, machine: Machine) -> list[Proposa
     usual = [each for each in fitting if each.plan.code_bytes >= USUAL_CODE_BYTES]
     best = min(usual or fitting, key=lambda each: each.search_ms)
     chosen = [best]
-    for each in sorted(fitting, key=lambda each: each.plan.code_bytes):
+    for each in sorted(fitting, key=lambda each: (each.plan.code_bytes, each.search_ms)):
         # Codes half as long again would be another fill of all rows for little.
         if each.plan.code_bytes >= 2 * chosen[-1].plan.code_bytes and each.plan.codec is not Codec.RABITQ:
             chosen.append(each)
     return chosen
 
 
-def _plans(n_rows: int, longest: int, wish: Wish) -> list[Plan]:
+def _plans(n_rows: int, longest: int, wish: Wish, machine: Machine) -> list[Plan]:
     order = wish.order or Order.CORPUS
     codecs = [wish.codec] if wish.codec else _codecs(n_rows, wish.kind)
     if wish.codec is Codec.PQ4 and longest < 2:
-        codecs = [Codec.INT8]  # a product code needs two dimensions
+        # A product code needs two dimensions.
+        codecs = [Codec.RABITQ if wish.kind is Kind.IVF else Codec.INT8]
     plans = []
     for codec in codecs:
         if codec is Codec.PQ4:
             plans += [Plan(codec, order, n_dims, size) for size, n_dims in _pq_shapes(longest)]
         else:
-            plans.append(Plan(codec, order, longest, code_bytes(codec, longest)))
+            # On a slow disk the reads count: 192 dimensions of 8 bits need 36 where 128 bytes of product code need 64.
+            # On a fast one the scan does, and product codes beat them.
+            shorter = WAVE_READS if codec is Codec.INT8 and machine.reads_in_waves else ()
+            for n_dims in (longest, *(each for each in shorter if each < longest)):
+                plans.append(Plan(codec, order, n_dims, code_bytes(codec, n_dims)))
     return [_with_lists(plan, n_rows, wish) for plan in plans]
 
 
 def _codecs(n_rows: int, kind: Kind | None) -> list[Codec]:
     if kind is Kind.IVF:
-        return [Codec.PQ4, Codec.RABITQ]
+        return list(LISTED)
     if n_rows <= SMALL_ROWS:
         return [Codec.INT8]
     return [Codec.INT8, Codec.PQ4, Codec.RABITQ]
@@ -158,15 +180,30 @@ def _pq_shapes(longest: int) -> list[tuple[int, int]]:
 def _with_lists(plan: Plan, n_rows: int, wish: Wish) -> Plan:
     is_large = n_rows >= LISTS_ROWS and wish.target_recall <= LISTS_TARGET
     wants_lists = wish.kind is Kind.IVF or (wish.kind is None and is_large)
-    if plan.codec not in (Codec.PQ4, Codec.RABITQ) or not wants_lists:
+    if not plan.is_resident or not wants_lists:
         return plan
     n_lists = int(np.clip(n_rows // ROWS_A_LIST, 16, MAX_LISTS))
     return replace(plan, n_lists=n_lists, n_probes=max(1, round(n_lists * PROBED_SHARE)))
 
 
-def _proposal(plan: Plan, n_rows: int, machine: Machine) -> Proposal:
+def _proposal(plan: Plan, n_rows: int, dim: int, machine: Machine) -> Proposal:
     reads = PQ4_READS.get(plan.code_bytes, 40) if plan.codec is Codec.PQ4 else READS[plan.codec]
+    if machine.reads_in_waves:
+        reads = _wave_reads(plan, reads, dim)
     return Proposal(plan, n_rows * plan.row_bytes, reads, search_ms(plan, n_rows, reads, machine))
+
+
+def _wave_reads(plan: Plan, n_candidates: int, dim: int) -> int:
+    """Return how many candidates are read before reading ends, for vectors of dim dimensions."""
+    pool = max(n_candidates, WAVE_POOL)
+    if plan.codec is Codec.PQ4:
+        return PQ4_WAVE_READS.get(plan.code_bytes, pool)
+    if plan.codec is Codec.RABITQ:
+        return pool
+    if plan.prefix_dim == dim:  # nothing is cut off: prefixes rank almost as vectors do
+        return min(WAVE_READS.values())
+    longest = max((each for each in WAVE_READS if each <= plan.prefix_dim), default=None)
+    return pool if longest is None else WAVE_READS[longest]
 
 
 def search_ms(plan: Plan, n_rows: int, reads: float, machine: Machine) -> float:
@@ -177,3 +214,17 @@ def search_ms(plan: Plan, n_rows: int, reads: float, machine: Machine) -> float:
     if plan.n_lists > 1:
         scan_ms += plan.n_probes * LIST_MS
     return SCAN_MS + scan_ms * machine.speed_factor + reads * machine.read_ms
+
+
+def rebuild_bytes(plan: Plan, n_rows: int, dim: int) -> int:
+    """Return the memory that making a first pass takes at most, beside the one in place and the libraries.
+
+    It holds the sample and its prefixes, both twice while they are turned and scaled; codes and bounds of one part, in
+    buffers that double as they grow; of codes that aren't mapped those of all rows; and blocks of the vector file as
+    they go by. A second plan that is tried takes no more: the first one's codes wait on the disk.
+    """
+    n_sample = max(TRAINING_ROWS, plan.n_lists * ROWS_PER_LIST)
+    sample_bytes = n_sample * 4 * (2 * dim + 2 * plan.prefix_dim)
+    width = bound_axes_count(dim) + TAIL_COLUMNS + ALIGNMENT
+    part_bytes = 2 * min(n_rows, PART_ROWS) * (width + (0 if plan.is_resident else plan.code_bytes))
+    return sample_bytes + part_bytes + (n_rows * plan.row_bytes if plan.is_resident else 0) + BLOCKS_BYTES

@@ -64,6 +64,7 @@ def make_first_pass(
     current: PrefixSnapshot,
     wish: Wish,
     read_ms: float,
+    reads_in_waves: bool,
     stop: Callable[[], bool],
     on_progress: Callable[[str, int, int], None],
 ) -> tuple[FirstPass, Report] | None:
@@ -72,9 +73,9 @@ def make_first_pass(
     Args:
         number: of the build, for its files.
         current: the first pass in place; says which rows are live, and how long prefixes may be.
+        read_ms: to read one full vector. reads_in_waves: whether searches stop reading early.
 
-    Memory: the codes of one part (of all rows where the quantiser lives in memory), the sample (up to 16 384 rows, or
-    50 for each list), and a few blocks.
+    Memory: `index.planner.rebuild_bytes` of the longest plan that is tried, beside the first pass in place.
 
     Raises:
         DiskFullError, StorageError: the build's files are removed again.
@@ -82,7 +83,7 @@ def make_first_pass(
     started = time.perf_counter()
     on_progress("sampling", 0, current.n_rows)
     n_rows = min(current.n_rows, vectors.n_rows)
-    machine = Machine(machine_factor(), read_ms)
+    machine = Machine(machine_factor(), read_ms, reads_in_waves)
     proposals = propose(n_rows, vectors.dim, wish, machine)
     n_training = max(TRAINING_ROWS, max(each.plan.n_lists for each in proposals) * ROWS_PER_LIST)
     sample = _take_sample(vectors, current, n_training)
@@ -95,6 +96,8 @@ def make_first_pass(
     for attempt, proposal in enumerate(proposals[:MAX_TRIES]):
         if best is not None and best.is_enough and proposal.search_ms >= best.search_ms:
             break
+        if best is not None:
+            best.first_pass.set_aside()  # the old codes and these and the next would be three in memory
         on_progress("training", 0, n_rows)
         plan = replace(proposal.plan, order=order)
         recipe = train(plan, sample.training, wish.with_bounds, corpus)
@@ -111,6 +114,8 @@ def make_first_pass(
             tried.first_pass.discard()
     if best is None:
         return None  # there is always a proposal
+    with discarded_on_error(best.first_pass):
+        best.first_pass.take_up(vectors)
     evidence = {
         "rows": n_rows,
         "wish": wish.told(),
@@ -119,6 +124,7 @@ def make_first_pass(
         "search_ms": round(_scan_ms(best.first_pass.snapshot(), sample.queries), 3),
         "predicted_search_ms": round(best.search_ms, 3),
         "speed_factor": round(machine.speed_factor, 2),
+        "read_ms": round(machine.read_ms, 4),
         "seconds": round(time.perf_counter() - started, 1),
     }
     best.first_pass.manifest.evidence.update(evidence)
@@ -163,7 +169,7 @@ def _try(first_pass: FirstPass, work: _Work) -> _Tried | None:
         first_pass.set_live(work.current.live)
         work.on_progress("measuring", work.n_rows, work.n_rows)
         calibration = _measure(first_pass, work.vectors, work.sample, work.exact.rows, work.target)
-    reads = calibration.oversample * K
+    reads = calibration.reads(work.machine.reads_in_waves)
     took = search_ms(first_pass.recipe.plan, work.n_rows, reads, work.machine)
     return _Tried(first_pass, calibration, calibration.reaches(work.target), took)
 
@@ -232,13 +238,15 @@ def _take_sample(vectors: VectorView, current: PrefixSnapshot, n_training: int) 
     rows = (runs[:, None] * RUN_ROWS + np.arange(RUN_ROWS)).reshape(-1)
     rows = rows[rows < n_rows]
     rows = rows[current.is_live(rows)]
-    taken = np.concatenate([vectors.gather(part) for part in np.array_split(rows, len(rows) // 4096 + 1)])
     held_out = np.sort(rng.permutation(len(rows))[: min(N_QUERIES, len(rows) // 4)])
     is_training = np.ones(len(rows), np.bool_)
     is_training[held_out] = False
-    training = taken[is_training]
-    rng.shuffle(training)
-    return _Sample(training, normalise(taken[held_out]), rows[held_out])
+    chosen = rows[is_training]
+    training = np.empty((len(chosen), vectors.dim), np.float32)  # 96 MiB at 1536 dimensions: held once
+    places = rng.permutation(len(chosen))
+    for part in np.array_split(np.arange(len(chosen)), len(chosen) // 1024 + 1):
+        training[places[part]] = vectors.gather(chosen[part])
+    return _Sample(training, normalise(vectors.gather(rows[held_out])), rows[held_out])
 
 
 def _choose_order(sample: _Sample, axes: Axes, plan: Plan, wish: Wish) -> tuple[Order, dict[str, Any]]:

@@ -219,7 +219,15 @@ class TwoPassIndex:
             number = self._first_pass.manifest.number + 1
             files = FirstPassFolder(self._folder, self.shape.generation)
             made = make_first_pass(
-                files, number, view.vectors, view.prefixes, wish, read_ms, stop, on_progress
+                files,
+                number,
+                view.vectors,
+                view.prefixes,
+                wish,
+                read_ms,
+                self.wave_rows > 0,
+                stop,
+                on_progress,
             )
             if made is None:
                 return None
@@ -350,6 +358,23 @@ def _search_exact(view: _View, queries: Float32, n_hits: int) -> Hits:
 
 def _hits(scored: list[Scored], n_slots: int, first_pass_s: float, second_pass_s: float) -> Hits:
     """Put each query's rows into one rectangle of at least n_slots."""
+    proved, candidates, rows_read, cold_reads = (
+        np.array([getattr(each, name) for each in scored], np.int64)
+        for name in ("proved", "candidates", "rows_read", "cold_reads")
+    )
+    if len(scored) == 1 and len(scored[0].rows) >= n_slots:  # nothing to pad: 0.02 ms less
+        (only,) = scored
+        rows, ranks = only.rows[None], only.prefix_ranks[None]
+        scores, prefix_scores = only.scores[None], only.prefix_scores[None]
+    else:
+        rows, scores, prefix_scores, ranks = _padded(scored, n_slots)
+    return Hits(
+        rows, scores, prefix_scores, ranks, proved, candidates, rows_read, cold_reads, first_pass_s, second_pass_s
+    )  # fmt: skip
+
+
+def _padded(scored: list[Scored], n_slots: int) -> tuple[Rows, Float32, Float32, Rows]:
+    """Return rows, scores, prefix scores and ranks, each (n_queries, n) with n at least n_slots."""
     width = max([n_slots, *(len(each.rows) for each in scored)])
     shape = (len(scored), width)
     rows, ranks = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
@@ -358,27 +383,19 @@ def _hits(scored: list[Scored], n_slots: int, first_pass_s: float, second_pass_s
         n = len(each.rows)
         rows[query, :n], scores[query, :n] = each.rows, each.scores
         prefix_scores[query, :n], ranks[query, :n] = each.prefix_scores, each.prefix_ranks
-    proved, candidates, rows_read, cold_reads = (
-        np.array([getattr(each, name) for each in scored], np.int64)
-        for name in ("proved", "candidates", "rows_read", "cold_reads")
-    )
-    return Hits(
-        rows,
-        scores,
-        prefix_scores,
-        ranks,
-        proved,
-        candidates,
-        rows_read,
-        cold_reads,
-        first_pass_s,
-        second_pass_s,
-    )
+    return rows, scores, prefix_scores, ranks
 
 
 def vector_path(folder: Path, shape: Shape) -> Path:
     """Return where a generation's vectors lie."""
     return folder / f"vectors-{shape.generation:04d}{SUFFIXES[shape.vector_dtype]}"
+
+
+def generation_files(folder: Path, generation: int) -> list[Path]:
+    """Return every file of a generation's: vectors, and what was derived from them."""
+    return sorted(
+        [*folder.glob(f"vectors-{generation:04d}.*"), *folder.glob(f"first-pass-{generation:04d}-*")]
+    )
 
 
 def n_rows_on_disk(folder: Path, shape: Shape) -> int:

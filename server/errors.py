@@ -63,8 +63,20 @@ class TooLargeError(ServiceError):
     """More in one request than a limit allows; the limit is in the text."""
 
 
+class InputTooLongError(InputError):
+    """A text to be encoded is longer than the model reads."""
+
+
 class NotFoundError(ServiceError):
     """There is no such document."""
+
+
+class UnknownModelError(NotFoundError):
+    """A request names a model that isn't served here."""
+
+
+class JobStateError(ServiceError):
+    """The job can't do what is asked of it, as it stands or at all."""
 
 
 class UnauthorizedError(ServiceError):
@@ -73,6 +85,10 @@ class UnauthorizedError(ServiceError):
 
 class StaleWriteError(ServiceError):
     """A document changed between reading and writing it; the write is tried again."""
+
+
+class ConflictError(ServiceError):
+    """What is asked for doesn't go together with what is under way."""
 
 
 class GenerationChangedError(ServiceError):
@@ -179,11 +195,17 @@ ANSWERS: dict[type[Exception], Answer] = {
         415, "media_type", "The body has another type", "Send the header `Content-Type: application/json`."
     ),
     TooLargeError: Answer(413, "too_large", "The request is too large", "Split it into several requests."),
+    InputTooLongError: Answer(
+        422, "context_length_exceeded", "A text is longer than the model reads", "Split it; nothing was cut."
+    ),
     NotFoundError: Answer(404, "not_found", "Not found", "GET /documents lists the ids."),
+    UnknownModelError: Answer(404, "unknown_model", "There is no such model here", "GET /v1/models lists it."),
+    JobStateError: Answer(409, "job_state", "The job can't do that", "GET /jobs tells how it stands."),
     UnauthorizedError: Answer(
         401, "unauthorized", "The key is missing or wrong", "Send the header `Authorization: Bearer <key>`."
     ),
     StaleWriteError: Answer(409, "changed_meanwhile", "The document changed meanwhile", "Send the request again."),
+    ConflictError: Answer(409, "conflict", "Something else is under way", "GET /jobs lists what is under way."),
     GenerationChangedError: Answer(409, "changed_meanwhile", "The model changed meanwhile", "Send the request again."),
     BusyError: Answer(
         429, "busy", "Too many requests are waiting",

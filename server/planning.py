@@ -13,7 +13,7 @@ import numpy as np
 from index.evaluation import recall_at_k
 from index.first_pass.bounds import ALIGNMENT, TAIL_COLUMNS, bound_axes_count
 from index.plan import Codec, Kind, Wish
-from index.planner import Machine, Proposal, machine_factor, propose
+from index.planner import Machine, Proposal, machine_factor, propose, rebuild_bytes
 from index.two_pass import Hits, Mode, Shape, TwoPassIndex, pool_size
 from index.vectors import Float32, normalise
 from server.settings import IndexSettings
@@ -50,6 +50,9 @@ class Prediction:
     plan: dict[str, Any]  # as in GET /stats
     fits: bool  # into the memory
     memory_bytes: int  # codes of all rows
+    rebuild_bytes: (
+        int  # memory that making it takes, at most; an older first pass that serves meanwhile comes on top
+    )
     disk_bytes: dict[str, int]  # vectors, bounds, first_pass
     candidates: int  # that hold 10 of the true 10 in 99 of 100 places
     candidates_read: int  # what the server reads at its default settings: no fewer than 80
@@ -111,6 +114,7 @@ def _prediction(proposal: Proposal, question: Question, machine: Machine) -> Pre
         plan=proposal.plan.told(),
         fits=proposal.memory_bytes <= question.memory_bytes,
         memory_bytes=proposal.memory_bytes,
+        rebuild_bytes=rebuild_bytes(proposal.plan, question.n_rows, question.dim),
         disk_bytes={
             "vectors": question.n_rows * question.dim * DTYPE_BYTES[question.vector_dtype],
             "bounds": question.n_rows * bounds_bytes,

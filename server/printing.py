@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:  # httpx takes a while to import, and `--help` needs none
-    from server.client import Hit, JobAnswer, SearchAnswer
+    from server.client import GenerationAnswer, Hit, JobAnswer, SearchAnswer
     from server.incoming import Skips
     from server.planning import Forecast, Prediction, Trial
     from server.readers import Found
@@ -23,6 +23,11 @@ def stored_lines(report: "IngestReport", seconds: float) -> Iterator[str]:
         f"{counted(report.stored, 'document')} stored: {report.created:,} new, {report.updated:,} updated, "
         f"{report.unchanged:,} unchanged ({counted(report.passages, 'passage')}) in {duration(seconds)}."
     )
+    if report.accepted:
+        yield (
+            f"{counted(report.accepted, 'document')} accepted: safe on the server, and found once encoded; "
+            "`twopass jobs` shows how far it is."
+        )
     for warning in dict.fromkeys(report.warnings):
         yield f"Note: {plain(warning)}"
 
@@ -76,7 +81,10 @@ def plan_lines(planned: "Forecast") -> Iterator[str]:
         yield f"Nothing fits: the smallest form takes {size(best.memory_bytes)}. It is"
     yield f"  first pass  {_form(best.plan)}"
     yield f"  order       {best.plan['order']}, unless a measurement on the collection finds the model's better"
-    yield f"  memory      {size(best.memory_bytes)}, {best.plan['row_bytes']} bytes a row"
+    yield (
+        f"  memory      {size(best.memory_bytes)}, {best.plan['row_bytes']} bytes a row; "
+        f"{size(best.rebuild_bytes)} while it is made"
+    )
     disk = best.disk_bytes
     yield (
         f"  disk        {size(sum(disk.values()))}: vectors {size(disk['vectors'])}, bounds "
@@ -145,6 +153,38 @@ def job_lines(job: "JobAnswer") -> Iterator[str]:
         yield (
             f"  recall in the pool {calibration['pool_recall'][f'{oversample:g}']:.4f} with {oversample:g} candidates "
             f"a hit · scan {evidence['search_ms']:.2f} ms · {plan['row_bytes']} bytes a row"
+        )
+
+
+def change_lines(job: "JobAnswer") -> Iterator[str]:
+    """Say how a change of the model stands."""
+    done, total = job["progress"]["done"], job["progress"]["total"]
+    if job["status"] == "done":
+        yield f"The change of the model is done, in {duration((job['result'] or {}).get('seconds', 0))}."
+    elif job["status"] == "failed":
+        yield f"The change of the model failed: {plain(job['error'] or 'unknown')}. The model before goes on serving."
+        yield "  What was encoded is kept: the same command goes on from there."
+    elif job["status"] == "cancelled":
+        yield "The change of the model was cancelled; the model before goes on serving."
+    else:
+        eta_s = job["progress"]["eta_s"]
+        left = "" if eta_s is None else f", {duration(eta_s)} left"
+        yield (
+            f"The change of the model is {job['status']}: {plain(job['stage'])}, "
+            f"{done:,} of {total:,} documents{left}."
+        )
+        if job["error"]:
+            yield f"  {plain(job['error'])}"
+
+
+def generation_lines(generations: list["GenerationAnswer"]) -> Iterator[str]:
+    """List generations of vectors."""
+    for each in generations:
+        precision = "" if each["precision"] == "float32" else f" ({each['precision']})"
+        ending = f", deleted on {each['deleted_at'][:10]}" if each["deleted_at"] else ""
+        yield (
+            f"  {each['generation']}: {each['state']} · {plain(each['model'])}{precision}, {each['dim']} dimensions · "
+            f"{counted(each['rows'], 'row')}{ending}"
         )
 
 

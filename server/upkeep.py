@@ -4,7 +4,7 @@ import contextlib
 import os
 import queue
 import threading
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -29,6 +29,13 @@ POOL = 80
 CACHED_SHARE = 0.5
 """Vectors that take less than this part of the memory are expected to stay in the page cache."""
 
+SETTLE_S = 0.2
+"""How often who waits for the thread looks whether it still has to."""
+
+MAPPED_PART, RESIDENT_PART = 2, 4
+"""Of the memory, what codes may take unless the settings say: a half where they are mapped. A quarter where they are
+the process's own, since a rebuild holds the old ones and the new ones, and some 130 MiB besides."""
+
 RETRY_GROWTH = (
     1.1  # rows, against those at which making a first pass failed, before it is tried again by itself
 )
@@ -47,7 +54,7 @@ class Upkeep:
         self._store = store
         self._settings = settings
         self._jobs = jobs
-        self._wake: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._wake: queue.SimpleQueue[_Task | threading.Event | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._failed_at = 0  # rows
@@ -78,9 +85,21 @@ class Upkeep:
             codec=None if settings.codec == "auto" else Codec(settings.codec),
             kind=None if settings.kind == "auto" else Kind(settings.kind),
             target_recall=settings.target_recall,
-            memory_bytes=settings.memory_budget or limit_bytes() // 2,
+            memory_bytes=settings.memory_budget or limit_bytes() // MAPPED_PART,
+            resident_bytes=settings.memory_budget or limit_bytes() // RESIDENT_PART,
             with_bounds=settings.bounds == "keep",
         )
+
+    def settle(self, is_enough: Callable[[], bool]) -> None:
+        """Wait until the first pass suits the rows there are, or until `is_enough` says to wait no longer."""
+        while not is_enough() and self._thread is not None:
+            done = threading.Event()
+            self._wake.put(done)
+            while not done.wait(SETTLE_S):
+                if is_enough():
+                    return
+            if self._failed_at or not self._index.rebuild_due(self.wish()):
+                return
 
     def stop(self) -> None:
         """Ask the thread to give up what it is doing; nothing of it is kept."""
@@ -106,42 +125,52 @@ class Upkeep:
             task = self._wake.get()
             if self._stopping.is_set():
                 break
-            if task is not None:
+            if isinstance(task, _Task):
                 self._rebuild(task)
             elif self._index.n_rows >= self._failed_at * RETRY_GROWTH and self._index.rebuild_due(
                 self.wish()
             ):
                 job = self._jobs.add(Job("rebuild", total=self._index.n_rows))
                 self._rebuild(_Task(job, self.wish()))
+            if isinstance(task, threading.Event):
+                task.set()
 
     def _rebuild(self, task: _Task) -> None:
         job, log = task.job, structlog.get_logger()
-        job.status, job.started = "running", time.monotonic()
+        job.begin()
         self._measure_disk()
         try:
-            report = self._index.rebuild(task.wish, self._read_ms(), self._stopping.is_set, job.progress)
+            report = self._index.rebuild(
+                task.wish, self._read_ms(), lambda: self._is_unwanted(job), job.progress
+            )
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the thread
             # The first pass in place goes on serving; the next growth tries again.
             self._failed_at = self._index.n_rows
             told = str(error) if isinstance(error, IndexFault) else f"unforeseen: {type(error).__name__}"
-            job.status, job.error = "failed", told
+            job.end("failed", told)
             log.warning("making a first pass failed", kind=type(error).__name__, detail=told)
             return
         finally:
             give_back()
-        self._failed_at = 0
-        job.done = job.total
-        if report is None:
-            job.status = "cancelled" if self._stopping.is_set() else "done"
+        if report is None and self._is_unwanted(job):
+            self._failed_at = self._index.n_rows  # whoever cancels it doesn't want it begun again at once
+            job.end("cancelled")
             return
-        job.result = {"plan": report.plan.told(), "evidence": report.evidence}
-        job.status = "done"
+        self._failed_at = 0
+        if report is not None:
+            job.result = {"plan": report.plan.told(), "evidence": report.evidence}
+        job.end("done")
+        if report is None:
+            return
         log.info(
             "first pass made",
             rows=report.evidence["rows"],
             seconds=report.evidence["seconds"],
             **report.plan.told(),
         )
+
+    def _is_unwanted(self, job: Job) -> bool:
+        return self._stopping.is_set() or job.wanted == "cancel"
 
     def _measure_disk(self) -> None:
         path = vector_path(self._store.folder, self._store.shape)

@@ -6,9 +6,10 @@ from itertools import pairwise
 import pytest
 
 from index.axes import Order
+from index.errors import PlanError
 from index.first_pass.codecs import code_bytes
 from index.plan import Codec, Kind, Plan, Wish, plain
-from index.planner import Machine, machine_factor, propose
+from index.planner import Machine, machine_factor, propose, rebuild_bytes
 
 MILLION = 1_000_000
 
@@ -128,6 +129,62 @@ def test_a_slower_machine_or_disk_costs_time_and_shifts_the_choice():
     assert slow_disk.plan.code_bytes >= usual.plan.code_bytes
 
 
+SLOW = Machine(read_ms=1.0, reads_in_waves=True)  # a memory card: 1000 reads a second
+
+
+@pytest.mark.parametrize(
+    ("row_bytes", "codec", "n_dims"),
+    [(300, Codec.INT8, 256), (209, Codec.INT8, 192), (130, Codec.INT8, 128), (100, Codec.PQ4, 256)],
+)
+def test_a_slow_disk_gets_the_codes_that_need_the_fewest_reads_of_those_that_fit(row_bytes, codec, n_dims):
+    wish = Wish(256, memory_bytes=row_bytes * MILLION)
+    proposals = propose(MILLION, 768, wish, SLOW)
+    assert (proposals[0].plan.codec, proposals[0].plan.prefix_dim) == (codec, n_dims)
+    assert proposals[0].reads == min(each.reads for each in proposals)
+    quick = best(MILLION, wish)
+    assert quick.plan.codec is Codec.PQ4 and quick.search_ms < 5 < proposals[0].search_ms
+
+
+def test_a_slow_disk_whose_vectors_are_in_the_page_cache_is_planned_for_as_a_fast_one():
+    wish = Wish(256, memory_bytes=209 * MILLION)
+    cached = Machine(reads_in_waves=True)
+    assert best(MILLION, wish, machine=cached).plan == best(MILLION, wish).plan
+
+
+def test_reads_end_sooner_where_a_prefix_is_all_of_a_vector():
+    wish = Wish(256, codec=Codec.INT8)
+    whole, cut = (propose(100_000, dim, wish, SLOW)[0] for dim in (192, 768))
+    assert (whole.plan.prefix_dim, cut.plan.prefix_dim) == (192, 256)
+    assert whole.reads == cut.reads
+    short = Wish(192, codec=Codec.INT8)
+    assert propose(100_000, 768, short, SLOW)[0].reads > whole.reads
+
+
+def test_codes_that_are_not_mapped_have_a_limit_of_their_own():
+    wish = Wish(256, memory_bytes=300 * MILLION, resident_bytes=80 * MILLION)
+    for machine in (Machine(), SLOW):
+        for each in propose(MILLION, 768, wish, machine):
+            assert each.memory_bytes <= (80 if each.plan.is_resident else 300) * MILLION
+    assert best(MILLION, wish).plan.codec is Codec.PQ4
+    assert best(MILLION, replace(wish, codec=Codec.INT8)).plan.prefix_dim == 256
+
+
+@pytest.mark.parametrize("codec", [Codec.FLOAT32, Codec.FLOAT16, Codec.INT8])
+def test_lists_of_a_codec_that_has_none_are_refused(codec):
+    with pytest.raises(PlanError, match=f"kind ivf needs codec pq4 or rabitq, not {codec.value}"):
+        Wish(256, codec=codec, kind=Kind.IVF)
+    with pytest.raises(PlanError):
+        replace(Wish(256, kind=Kind.IVF), codec=codec)
+
+
+@pytest.mark.parametrize("codec", [None, Codec.PQ4, Codec.RABITQ])
+@pytest.mark.parametrize("longest", [1, 2, 256])
+def test_who_wishes_for_lists_gets_lists(codec, longest):
+    for n_rows in (1000, 100_000):
+        for each in propose(n_rows, 768, Wish(longest, codec=codec, kind=Kind.IVF), Machine()):
+            assert each.plan.kind is Kind.IVF
+
+
 def test_row_bytes_count_the_row_number_where_there_is_one():
     assert plain(256).row_bytes == 1024
     assert plain(256).is_plain and not best(1000).plan.is_plain
@@ -144,3 +201,12 @@ def test_a_wish_is_told_without_the_memory_which_may_differ_at_each_start():
 
 def test_the_machine_is_measured_as_a_factor():
     assert machine_factor(0.0) > 0
+
+
+def test_a_rebuild_takes_more_memory_for_codes_that_are_not_mapped():
+    mapped = Plan(Codec.INT8, Order.CORPUS, 256, 256)
+    resident = Plan(Codec.PQ4, Order.CORPUS, 256, 128)
+    assert rebuild_bytes(mapped, 10 * MILLION, 768) == rebuild_bytes(mapped, MILLION, 768)
+    growth = rebuild_bytes(resident, 10 * MILLION, 768) - rebuild_bytes(resident, MILLION, 768)
+    assert growth == 9 * MILLION * resident.row_bytes
+    assert rebuild_bytes(mapped, MILLION, 768) < 300 << 20 < MILLION * 768 * 2

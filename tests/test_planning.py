@@ -7,7 +7,7 @@ import pytest
 
 from index.errors import DiskFullError
 from index.plan import Wish
-from index.planner import Machine, propose
+from index.planner import Machine, propose, rebuild_bytes
 from index.two_pass import TwoPassIndex
 from server import planning
 from server.planning import Question, forecast, made_up, told, trial
@@ -24,6 +24,7 @@ def test_the_best_is_the_planners_own_choice():
     )
     assert planned.best.plan == chosen.plan.told() and planned.best.fits
     assert planned.best.memory_bytes == chosen.memory_bytes
+    assert planned.best.rebuild_bytes == rebuild_bytes(chosen.plan, 5 * MILLION, 768) > chosen.memory_bytes
     others = [each.plan for each in planned.others]
     assert planned.best.plan not in others
     assert all(each.plan.told() in others for each in longer)

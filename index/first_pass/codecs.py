@@ -128,23 +128,35 @@ class Part:
             live: bitmap of all rows of the generation; all_live: every row of this part is.
             n_probes: lists that are compared; of no account to a flat plan.
         """
-        # The bitmap starts at a byte of its own because parts begin at multiples of 8.
-        begin, end = self.first_row // 8, (self.first_row + self.n_rows + 7) // 8
-        selector = None if all_live else faiss.IDSelectorBitmap(live[begin:end])
-        is_listed = self.plan.codec in (Codec.PQ4, Codec.RABITQ)
-        if is_listed:
-            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=min(n_probes, self.plan.n_lists))
-        else:
-            parameters = faiss.SearchParameters(sel=selector)
+        parameters = self._parameters(live, all_live, n_probes)
         if self.plan.codec is Codec.INT8:
             # faiss would cut the query's fractions off.
             units = np.maximum(np.abs(queries).max(axis=1, keepdims=True), 1e-12) / 127
-            sums, rows = self.index.search(np.rint(queries / units), n_candidates, params=parameters)
-            scores = sums * (units / int8_scale(self.plan.prefix_dim))
+            scores, rows = _scan(self.index, np.rint(queries / units), n_candidates, parameters)
+            scores *= units / int8_scale(self.plan.prefix_dim)
+        elif bool(queries.any(axis=1).all()):
+            scores, rows = _scan(self.index, queries, n_candidates, parameters)
         else:
-            scores, rows = self.index.search(_without_zeros(queries), n_candidates, params=parameters)
-            scores[~queries.any(axis=1)] = 0
-        return Candidates(np.where(rows >= 0, rows + self.first_row, -1), scores)
+            # To a query of zeros all rows are alike, and faiss's fast scan would find none.
+            has_direction = np.abs(queries).max(axis=1) > 0
+            scores, rows = _scan(
+                self.index, np.where(has_direction[:, None], queries, np.float32(1)), n_candidates, parameters
+            )
+            scores[~has_direction] = 0
+        if self.first_row:
+            rows[rows >= 0] += self.first_row
+        return Candidates(rows, scores)
+
+    def _parameters(self, live: NDArray[np.uint8], all_live: bool, n_probes: int) -> Any:
+        """Return faiss's parameters; None, which costs nothing, where every row is compared."""
+        if all_live and self.plan.n_lists == 1:
+            return None
+        # The bitmap starts at a byte of its own because parts begin at multiples of 8.
+        begin, end = self.first_row // 8, (self.first_row + self.n_rows + 7) // 8
+        selector = None if all_live else faiss.IDSelectorBitmap(live[begin:end])
+        if self.plan.is_resident:
+            return faiss.SearchParametersIVF(sel=selector, nprobe=min(n_probes, self.plan.n_lists))
+        return faiss.SearchParameters(sel=selector)
 
     def reconstruct(self, rows: Rows) -> Float32:
         """Return stored prefixes of a FLOAT32 part, (n, prefix_dim). rows: (n,) int64, inside the part."""
@@ -152,7 +164,16 @@ class Part:
         return stored
 
 
-def _without_zeros(queries: Float32) -> Float32:
-    """Put something for queries that are zero, to which all rows are alike: faiss's fast scan would find none."""
-    is_zero = ~queries.any(axis=1, keepdims=True)
-    return np.where(is_zero, np.float32(1), queries) if is_zero.any() else queries
+def _scan(index: Any, queries: Float32, n_candidates: int, parameters: Any) -> tuple[Float32, Rows]:
+    """Return (n_queries, n_candidates) scores and rows of a faiss index.
+
+    What faiss's own `search` calls, without its Python in front of it: that takes 0.03 of 0.75 ms.
+
+    Args:
+        queries: (n_queries, index.d) float32, C-contiguous.
+    """
+    scores = np.empty((len(queries), n_candidates), np.float32)
+    rows = np.empty((len(queries), n_candidates), np.int64)
+    pointer = faiss.swig_ptr
+    index.search_c(len(queries), pointer(queries), n_candidates, pointer(scores), pointer(rows), parameters)
+    return scores, rows

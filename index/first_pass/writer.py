@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import IndexFault
+from index.errors import IndexFault, StorageError
 from index.first_pass import codecs
 from index.first_pass.bounds import BoundPart, empty_bounds
 from index.first_pass.codecs import Part
 from index.first_pass.files import FirstPassFolder, Manifest, PartFile
 from index.first_pass.recipe import Recipe
 from index.first_pass.snapshot import PrefixSnapshot
-from index.plan import Codec, Plan
+from index.plan import Plan
 from index.vector_file import VectorView
 from index.vectors import Float32, Rows
 
@@ -193,7 +193,7 @@ class FirstPass:
         Raises DiskFullError, StorageError, or RuntimeError (faiss could not write).
         """
         plan = self.recipe.plan
-        in_memory = plan.codec in (Codec.PQ4, Codec.RABITQ)
+        in_memory = plan.is_resident
         whole = codecs.empty_like(self.recipe.empty) if in_memory else None
         for first_row in range(0, n_rows, PART_ROWS):
             end_row = min(first_row + PART_ROWS, n_rows)
@@ -215,6 +215,23 @@ class FirstPass:
             self._keep(0, n_rows, whole, vectors)
         self._n_sealed = n_rows
         return True
+
+    def set_aside(self) -> None:
+        """Let go of codes that live in memory and are on the disk, until `take_up`."""
+        if self.recipe.plan.is_resident:
+            self._parts = []
+
+    def take_up(self, vectors: VectorView) -> None:
+        """Read what was set aside.
+
+        Raises StorageError: it can't be read.
+        """
+        missing = [each for each in self.manifest.parts if each.residual is None][len(self._parts) :]
+        for file in missing:
+            index = self._folder.open_part(file, vectors, _none)
+            if index is None:
+                raise StorageError(f"{file.name} can't be read, a moment after it was written")
+            self._parts.append(Part(file.first_row, file.n_rows, index, self.recipe.plan))
 
     def save(self) -> None:
         """Write recipe and manifest: from now on the next start opens this build.
@@ -286,7 +303,7 @@ class FirstPass:
 
     def _keep(self, first_row: int, n_rows: int, index: Any, vectors: VectorView) -> None:
         part = self._folder.write_part(self.manifest.number, first_row, n_rows, index, vectors)
-        if self.recipe.plan.codec not in (Codec.PQ4, Codec.RABITQ):  # those can't be mapped, only read again
+        if not self.recipe.plan.is_resident:  # those can't be mapped, only read again
             index = self._folder.open_part(part, vectors, _none) or index
         self._parts.append(Part(first_row, n_rows, index, self.recipe.plan))
         self.manifest.parts.append(part)
