@@ -188,5 +188,5 @@ def _bounded(prefixes: PrefixSnapshot, query: Float32, n_asked: int, limit: int)
     """Return live rows by falling upper bound; without bounds, as many as may be read, each of them unbounded."""
     if prefixes.coder is not None:
         return prefixes.upper_bounds(query, n_asked)
-    rows = np.flatnonzero(prefixes.is_live(np.arange(prefixes.n_rows)))
+    rows = prefixes.live_rows()
     return Bounded(rows[:limit], np.full(limit, np.inf, np.float32), np.inf if limit < len(rows) else -np.inf)

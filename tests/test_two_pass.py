@@ -353,3 +353,44 @@ def test_recall_counts_the_share_of_true_rows_found():
     true = np.array([[1, 2, 3], [4, 5, -1]])
     found = np.array([[3, 9, 1], [5, -1, -1]])
     assert recall_at_k(found, true) == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def bitmap(rows, n_rows):
+    allowed = np.zeros(n_rows, np.bool_)
+    allowed[rows] = True
+    return np.packbits(allowed, bitorder="little")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05, 0.002, 0])
+@pytest.mark.parametrize("mode", [Mode.TWO_PASS, Mode.CERTIFIED, Mode.EXACT])
+def test_only_allowed_rows_are_found_and_the_best_of_them(tmp_path, make_vectors, share, mode):
+    n, dim, k = 4000, 32, 10
+    vectors, queries = make_vectors(n, dim, seed=1), make_vectors(20, dim, seed=2)
+    shape = Shape(1, dim, 32, "float32")
+    index = TwoPassIndex(tmp_path, shape, 0, np.zeros(0, np.bool_))
+    index.publish(index.append(vectors, 0), np.array([3, 50, 51]))
+    rng = np.random.default_rng(3)
+    rows = np.sort(rng.choice(n, round(share * n), replace=False))
+    hits = index.search(queries, 80, mode, k, 5000, allowed=bitmap(rows, n))
+    live = np.setdiff1d(rows, [3, 50, 51])
+    assert hits.n_live == len(live)
+    scores = queries @ vectors[live].T
+    for query in range(len(queries)):
+        order = np.lexsort((live, -scores[query]))[:k]
+        found = hits.rows[query][hits.rows[query] >= 0][:k]
+        assert found.tolist() == live[order].tolist()
+        np.testing.assert_allclose(hits.scores[query][: len(order)], scores[query][order], atol=1e-6)
+        assert hits.proved[query] >= len(order) or mode is Mode.TWO_PASS
+    if len(live) <= 512:  # scored outright: nothing was compared first, and the answer is proved
+        assert (hits.proved >= min(k, len(live))).all()
+        assert (hits.prefix_ranks[hits.rows >= 0] < 0).all() or mode is Mode.CERTIFIED
+
+
+def test_rows_added_after_the_bitmap_was_made_are_not_allowed(tmp_path, make_vectors):
+    vectors = make_vectors(40, 16, seed=1)
+    index = TwoPassIndex(tmp_path, Shape(1, 16, 16, "float32"), 0, np.zeros(0, np.bool_))
+    index.publish(index.append(vectors[:20], 0), np.array([], np.int64))
+    allowed = bitmap(range(20), 20)
+    index.publish(index.append(vectors[20:], 20), np.array([], np.int64))
+    hits = index.search(vectors[30:31], 80, allowed=allowed)
+    assert set(hits.rows[0][hits.rows[0] >= 0]) == set(range(20))
