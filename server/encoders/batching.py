@@ -5,11 +5,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.encoders.errors import EncoderUnavailable, EncodingFailed, first_line
+from server.encoders.errors import (
+    EncoderError,
+    EncoderUnavailable,
+    EncodingFailed,
+    RemoteEncoderDown,
+    first_line,
+)
 from server.encoders.fingerprint import Role
 
 Vectors = NDArray[np.float32]
@@ -18,11 +25,15 @@ Vectors = NDArray[np.float32]
 QUERY_BATCHES_IN_A_ROW = 16
 
 
+def do_nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Texts to be encoded in one batch. `longest` is the tokens of the longest, to which all are padded."""
+    """Texts, as the model takes them, to be encoded in one batch. `longest` is the tokens of the longest."""
 
-    texts: Sequence[str]
+    inputs: Sequence[Any]
     longest: int
     role: Role
     done: Future[Vectors] = field(default_factory=Future)
@@ -71,9 +82,9 @@ class JobLine:
             return []
         self._query_batches = self._query_batches + 1 if documents else 0
         jobs = [queries.popleft()]
-        n_texts, longest = len(jobs[0].texts), jobs[0].longest
+        n_texts, longest = len(jobs[0].inputs), jobs[0].longest
         while queries:
-            n_texts += len(queries[0].texts)
+            n_texts += len(queries[0].inputs)
             longest = max(longest, queries[0].longest)
             if n_texts * longest > self._batch_tokens:
                 break
@@ -82,31 +93,45 @@ class JobLine:
 
 
 class EncodingQueue:
-    """Calls `embed` in one thread of its own, a batch at a time, for callers in any thread."""
+    """Calls `embed` in one thread of its own, a batch at a time, for callers in any thread.
 
-    def __init__(self, embed: Callable[[Sequence[str], Role], Vectors], line: JobLine) -> None:
+    After `idle_s` without a job it calls `rest`, once, in the same thread; 0: never.
+    """
+
+    def __init__(
+        self,
+        embed: Callable[[Sequence[Any], Role], Vectors],
+        line: JobLine,
+        idle_s: float = 0,
+        rest: Callable[[], None] = do_nothing,
+    ) -> None:
         self._embed = embed
         self._line = line
+        self._idle_s = idle_s
+        self._rest = rest
+        self._is_resting = False
         self._closed = False
         self._changed = threading.Condition()  # guards _line and _closed
         # A daemon, so that a server that fails to start can still end.
         self._thread = threading.Thread(target=self._work, name="encoder", daemon=True)
         self._thread.start()
 
-    def run(self, texts: Sequence[str], longest: int, role: Role) -> Vectors:
-        """Encode one batch and wait for it.
+    def submit(self, inputs: Sequence[Any], longest: int, role: Role) -> Future[Vectors]:
+        """Put one batch in line; the vectors come, or an error.
+
+        EncodingFailed: `embed` raised a foreign error, its cause. EncoderUnavailable: the queue is closed, or was
+        before the batch's turn came. Any other EncoderError: `embed` raised it.
 
         Raises:
-            EncodingFailed: `embed` raised; its error is the cause.
-            EncoderUnavailable: the queue is closed, or was before the batch's turn came.
+            EncoderUnavailable: the queue is closed.
         """
-        job = Job(texts, longest, role)
+        job = Job(inputs, longest, role)
         with self._changed:
             if self._closed:
                 raise EncoderUnavailable("the encoder is closed", hint="Start the server again.")
             self._line.add(job)
             self._changed.notify()
-        return job.done.result()
+        return job.done
 
     def close(self) -> None:
         """Let the batch at work finish, turn away those that wait, and end the thread."""
@@ -117,41 +142,57 @@ class EncodingQueue:
             self._thread.join()
 
     def _work(self) -> None:
-        while jobs := self._next():
-            self._encode(jobs)
+        while True:
+            with self._changed:
+                came = self._changed.wait_for(
+                    lambda: self._closed or len(self._line),
+                    self._idle_s if self._idle_s and not self._is_resting else None,
+                )
+                if self._closed:
+                    self._turn_away()
+                    return
+                jobs = self._line.take()
+            if came:
+                self._is_resting = False
+                self._encode(jobs)
+            else:
+                self._is_resting = True
+                self._rest()
 
-    def _next(self) -> list[Job]:
-        """Wait for jobs; an empty list says that the queue is closed, and no job is left in the line."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._line))
-            if not self._closed:
-                return self._line.take()
-            while turned_away := self._line.take():
-                for job in turned_away:
-                    closed = EncoderUnavailable(
-                        "the encoder was closed", hint="Send the request again later."
-                    )
-                    job.done.set_exception(closed)
-            return []
+    def _turn_away(self) -> None:
+        while turned_away := self._line.take():
+            for job in turned_away:
+                closed = EncoderUnavailable("the encoder was closed", hint="Send the request again later.")
+                job.done.set_exception(closed)
 
     def _encode(self, jobs: list[Job]) -> None:
-        texts = [text for job in jobs for text in job.texts]
+        inputs = [each for job in jobs for each in job.inputs]
         try:
-            vectors = self._embed(texts, jobs[0].role)
+            vectors = self._embed(inputs, jobs[0].role)
+        except RemoteEncoderDown as error:  # says nothing of the texts
+            for job in jobs:
+                job.done.set_exception(error)
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, the thread lives on and the callers get it
             if len(jobs) > 1:  # one caller's text may be to blame; the others need not suffer
                 for job in jobs:
                     self._encode([job])
                 return
-            failed = EncodingFailed(
-                f"the model failed on {len(texts)} texts of up to {jobs[0].longest} tokens: "
-                f"{first_line(error)}",
-                hint="If it is short of memory, lower encoder.batch_tokens or passages.max_tokens.",
-            )
-            failed.__cause__ = error
-            jobs[0].done.set_exception(failed)
+            jobs[0].done.set_exception(_told(error, jobs[0]))
             return
         start = 0
         for job in jobs:
-            job.done.set_result(vectors[start : start + len(job.texts)])
-            start += len(job.texts)
+            job.done.set_result(vectors[start : start + len(job.inputs)])
+            start += len(job.inputs)
+
+
+def _told(error: Exception, job: Job) -> EncoderError:
+    """What the caller is told when its batch failed."""
+    if isinstance(error, EncoderError):
+        return error
+    failed = EncodingFailed(
+        f"the model failed on {len(job.inputs)} texts of up to {job.longest} tokens: {first_line(error)}",
+        hint="If it is short of memory, lower encoder.batch_tokens or passages.max_tokens.",
+    )
+    failed.__cause__ = error
+    return failed

@@ -1,12 +1,13 @@
 """What the rest of the server knows about encoders."""
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.encoders.fingerprint import Fingerprint
+from server.encoders.fingerprint import Fingerprint, Role
 
 
 def never() -> bool:
@@ -18,6 +19,15 @@ class Encoder(Protocol):
 
     @property
     def fingerprint(self) -> Fingerprint: ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that are read of a text: `fingerprint.max_tokens`, or fewer where a remote program cuts earlier."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str], role: Role) -> NDArray[np.int64]:
+        """int64 (n_texts,): tokens of each text with its prompt and special tokens; of a remote model, about."""
+        ...
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode questions with the model's query prompt. They overtake documents that wait.
@@ -65,6 +75,15 @@ class Encoder(Protocol):
         Raises:
             TextNotEncodable: the text holds half a surrogate pair.
         """
+        ...
+
+    @property
+    def is_down(self) -> bool:
+        """Whether a program elsewhere encodes, and didn't answer when it was last asked."""
+        ...
+
+    def wait_until_back(self, stop: threading.Event) -> None:
+        """After RemoteEncoderDown: wait until the program answers again, or `stop` is set. Models of ours: at once."""
         ...
 
     def close(self) -> None:

@@ -30,6 +30,7 @@ class Fingerprint:
     document_prompt: str
     pooling: str
     max_tokens: int
+    precision: str = "float32"  # or int8, whose vectors are slightly others
 
     def prompt(self, role: Role) -> str:
         return self.query_prompt if role is Role.QUERY else self.document_prompt
@@ -45,6 +46,8 @@ class Fingerprint:
             ValueError: it is not a fingerprint.
         """
         values = json.loads(text)
+        if isinstance(values, dict):
+            values = {"precision": "float32", **values}  # older data doesn't name it
         expected = {field.name: field.type for field in fields(cls)}
         if not isinstance(values, dict) or {name: type(value) for name, value in values.items()} != expected:
             raise ValueError(

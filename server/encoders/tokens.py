@@ -1,10 +1,10 @@
-"""How many tokens a text is to the model, before the model sees it."""
+"""How many tokens a text is to the model, and which, before the model sees it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from server.encoders.errors import TextNotEncodable
 from server.encoders.fingerprint import Role
@@ -20,33 +20,60 @@ class TokenCounter:
     """Counts as the model does: prompt, special tokens and all, but never cutting or padding.
 
     `tokenizer` is copied, since a model switches truncation on and off in its own. `model_count` gives the
-    model's own count for one short text; the difference between the two is found once, here. (Static
-    embeddings add no special tokens though their tokenizer could; chat models wrap the text.)
+    model's own count for one short text; the difference between the two, `extra`, is found once, here. (Static
+    embeddings add no special tokens though their tokenizer could; chat models wrap the text.) None: the model
+    takes the tokenizer's tokens as they are.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompts: Mapping[Role, str], model_count: Callable[[str, Role], int]
+        self,
+        tokenizer: Tokenizer,
+        prompts: Mapping[Role, str],
+        model_count: Callable[[str, Role], int] | None = None,
     ) -> None:
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._direction = (tokenizer.truncation or {}).get("direction", "right")
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self._prompts = dict(prompts)
-        self._extra = dict.fromkeys(Role, 0)  # tokens the model adds beyond what the tokenizer does
-        self._extra = {role: model_count(PROBE, role) - int(self.count([PROBE], role)[0]) for role in Role}
+        self.extra = dict.fromkeys(Role, 0)  # tokens the model adds beyond what the tokenizer does
+        if model_count is not None:
+            self.extra = {role: model_count(PROBE, role) - int(self.count([PROBE], role)[0]) for role in Role}
 
     def count(self, texts: Sequence[str], role: Role) -> NDArray[np.int64]:
         """int64 (n_texts,): tokens of each text with its prompt and special tokens. Releases the GIL."""
-        counts = np.empty(len(texts), np.int64)
-        for start in range(0, len(texts), TEXTS_A_CALL):
-            some = [self._prompts[role] + text for text in texts[start : start + TEXTS_A_CALL]]
-            lengths = [len(encoding.ids) for encoding in self.tokenizer.encode_batch_fast(some)]
-            counts[start : start + len(some)] = lengths
-        return counts + self._extra[role]
+        lengths = [len(encoding) for encoding in self._encodings(texts, role)]
+        return np.array(lengths, np.int64) + self.extra[role]
+
+    def ids(
+        self, texts: Sequence[str], role: Role, max_tokens: int
+    ) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:
+        """The token ids of each text, and what `count` says of it. Releases the GIL.
+
+        Of a text longer than `max_tokens` they are the `max_tokens` that the model reads, special tokens included.
+        """
+        found, lengths = [], []
+        for text, encoding in zip(texts, self._encodings(texts, role), strict=True):
+            lengths.append(len(encoding))
+            read = encoding if len(encoding) <= max_tokens else self._cut(text, role, max_tokens)
+            found.append(np.array(read.ids, np.int32))
+        return found, np.array(lengths, np.int64) + self.extra[role]
 
     def overhead(self, role: Role) -> int:
         """Tokens that prompt and special tokens add to every text."""
         alone = self.tokenizer.encode(PROBE, add_special_tokens=False)
         return int(self.count([PROBE], role)[0]) - len(alone.ids)
+
+    def _encodings(self, texts: Sequence[str], role: Role) -> Iterator[Encoding]:
+        for start in range(0, len(texts), TEXTS_A_CALL):
+            some = [self._prompts[role] + text for text in texts[start : start + TEXTS_A_CALL]]
+            yield from self.tokenizer.encode_batch_fast(some)
+
+    def _cut(self, text: str, role: Role, max_tokens: int) -> Encoding:
+        encoding = self.tokenizer.encode(self._prompts[role] + text, add_special_tokens=False)
+        n_special = self.tokenizer.num_special_tokens_to_add(False)
+        encoding.truncate(max_tokens - n_special, direction=self._direction)
+        return self.tokenizer.post_process(encoding)
 
 
 def check_text(text: str, position: int = 0) -> None:

@@ -1,10 +1,14 @@
-"""Models run by sentence-transformers on torch. Nothing else imports either, and only loading does."""
+"""Models run by sentence-transformers on torch: in the encoder process, never in the server.
+
+Nothing else imports either, and only loading does.
+"""
 
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +17,9 @@ from tokenizers import Tokenizer
 
 from server.encoders.errors import EncoderError, ModelDamaged, ModelNotSupported, first_line
 from server.encoders.fingerprint import Fingerprint, Role
+from server.encoders.frames import pack_vectors, unpack_json
 from server.encoders.model_files import FETCH_AGAIN, ModelFolder, read_prompts
-from server.encoders.tokens import TokenCounter
+from server.encoders.tokens import PROBE, TokenCounter
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -28,27 +33,64 @@ MISSING_WEIGHT = re.compile(r"^(.+?)\s*\|\s*(?:\x1b\[\d+m)?MISSING", re.MULTILIN
 
 
 class TorchModel:
-    """A sentence-transformers pipeline; the methods are those of the Model protocol."""
+    """A sentence-transformers pipeline, and what counts its tokens."""
 
     def __init__(
         self, pipeline: "SentenceTransformer", fingerprint: Fingerprint, counter: TokenCounter
     ) -> None:
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self.fingerprint = fingerprint
         self.token_counter = counter
 
     def embed(self, texts: Sequence[str], role: Role) -> NDArray[np.float32]:
-        return _embed(self._pipeline, texts, role, self.fingerprint.prompt(role))
+        return _embed(self.pipeline, texts, role, self.fingerprint.prompt(role))
 
 
-def load_torch_model(folder: ModelFolder, weights_sha256: str) -> TorchModel:
+class TorchRunner:
+    """A model in the encoder process; the methods are those of the Runner protocol."""
+
+    patience_s = None
+
+    def __init__(self, model: TorchModel) -> None:
+        self._model = model
+
+    def about(self) -> dict[str, Any]:
+        """Its fingerprint, its tokenizer, and the tokens that PROBE is to it: what PipelineModel is made of."""
+        counter = self._model.token_counter
+        return {
+            "fingerprint": self._model.fingerprint.to_json(),
+            "tokenizer": counter.tokenizer.to_str(),
+            "probe_tokens": {role: int(counter.count([PROBE], role)[0]) for role in Role},
+        }
+
+    def encode(self, content: bytearray) -> bytes:
+        batch = unpack_json(content)
+        return pack_vectors(self._model.embed(batch["texts"], Role(batch["role"])))
+
+    def rest(self) -> None:
+        """Nothing to give back."""
+
+
+def load_runner(spec: Mapping[str, Any]) -> TorchRunner:
+    """Load what the server asked for; raises as load_torch_model does."""
+    folder = ModelFolder(spec["name"], Path(spec["path"]))
+    return TorchRunner(
+        load_torch_model(folder, spec["weights_sha256"], (spec["query_prompt"], spec["document_prompt"]))
+    )
+
+
+def load_torch_model(
+    folder: ModelFolder, weights_sha256: str, own_prompts: tuple[str, str] | None = None
+) -> TorchModel:
     """Load a model from its folder, in float32, and try it out. Never touches the network or runs its code.
+
+    `own_prompts`, for queries and for documents, replace the model's.
 
     Raises:
         ModelDamaged: files are missing or unreadable, or the vectors not finite or not what the model says.
         ModelNotSupported: it needs its own code, another package, or a tokenizer that is not a fast one.
     """
-    query_prompt, document_prompt = read_prompts(folder.path)
+    query_prompt, document_prompt = own_prompts or read_prompts(folder.path)
     prompts = {Role.QUERY: query_prompt, Role.DOCUMENT: document_prompt}
     pipeline = _load_pipeline(folder)
     max_tokens = _limit(pipeline)

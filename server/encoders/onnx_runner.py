@@ -1,0 +1,57 @@
+"""Token ids in, vectors out, by ONNX Runtime: the part of an exported model that runs in the encoder process.
+
+Imports numpy, onnxruntime and little else: every import is memory that a small machine lacks.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnxruntime import RunOptions
+
+from server.encoders.frames import pack_vectors, unpack_tokens
+from server.encoders.onnx_session import open_session
+from server.memory import give_back
+
+# A batch of 1024 tokens leaves 40 MiB in ONNX Runtime's arena, one of 256 tokens 10. What a large one left is given
+# back when none has followed for a second, which takes as long as a short query does.
+LARGE_BATCH_TOKENS = 256
+LARGE_FOR_S = 1.0
+
+
+class OnnxRunner:
+    """The methods are those of the Runner protocol."""
+
+    def __init__(self, folder: Path, threads: int, pad_id: int) -> None:
+        self._session = open_session(folder, threads)
+        give_back()  # what reading the file left behind: 13 MiB of all-MiniLM-L6-v2
+        self._names = {each.name for each in self._session.get_inputs()}
+        self._pad_id = pad_id
+        self._large_until: float | None = None  # time.monotonic; None: the arena is small
+        self._shrinking = RunOptions()
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    def about(self) -> dict[str, Any]:
+        return {}
+
+    def encode(self, content: bytearray) -> bytes:
+        ids, mask = unpack_tokens(content, self._pad_id)  # (n_texts, longest)
+        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        feed = {name: array for name, array in inputs.items() if name in self._names}
+        if ids.size > LARGE_BATCH_TOKENS:
+            self._large_until = time.monotonic() + LARGE_FOR_S
+        shrink = self._large_until is not None and time.monotonic() > self._large_until
+        [vectors] = self._session.run(["vectors"], feed, self._shrinking if shrink else None)
+        if shrink:
+            self._large_until = None
+            give_back()
+        return pack_vectors(vectors)
+
+    @property
+    def patience_s(self) -> float | None:
+        return None if self._large_until is None else LARGE_FOR_S
+
+    def rest(self) -> None:
+        self._large_until = 0.0
+        self.encode(bytearray(np.array([1, 1, self._pad_id], "<i4").tobytes()))  # a text of one token

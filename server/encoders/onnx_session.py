@@ -1,0 +1,73 @@
+"""How ONNX Runtime is set up to serve: little memory, and no core kept busy with waiting.
+
+Imports numpy and onnxruntime and nothing of the server: this runs in the encoder process, which is to stay small.
+"""
+
+import json
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnxruntime import InferenceSession, OrtValue, RunOptions, SessionOptions
+
+GRAPH = "model.onnx"
+TABLES = "tables.bin"
+TABLES_LIST = "tables.json"  # [{"name": …, "offset": …, "shape": …}, …]: what of the graph lies where in TABLES
+ERRORS_ONLY = 3  # of ONNX Runtime's log levels: its warnings advise whoever made the graph
+# One row read brings up to 160 KiB of its neighbours into the process, as they are in the page cache anyway; so 64
+# hold at most 10 MiB. Letting go takes microseconds, and so does reading a row again.
+TOKENS_HELD = 64
+
+
+def open_session(folder: Path, threads: int) -> InferenceSession:
+    """Open an exported model. `threads` work on each step of one batch.
+
+    Its inputs are int64 (n, tokens), its output `vectors` is float32 (n, dim).
+    """
+    return TableSession(folder, session_options(threads))
+
+
+def session_options(threads: int) -> SessionOptions:
+    options = SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ERRORS_ONLY
+    # Plans of where a batch's tensors go, one for each shape that came up: 7 MiB at batches of 1024 tokens, and no
+    # faster, since the next batch has another shape.
+    options.enable_mem_pattern = False
+    # Threads that wait for work would keep the cores busy that searches need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+class TableSession(InferenceSession):
+    """A session whose embedding tables are read from their file row by row and never stay in the process.
+
+    ONNX Runtime could map the file by itself, but then every row ever read would stay in the process's memory, which
+    after some hundred texts is the whole table: most of a small model, and gigabytes of some multilingual ones.
+    """
+
+    def __init__(self, folder: Path, options: SessionOptions) -> None:
+        self._tokens_held = 0
+        self._file: mmap.mmap | None = None
+        tables = {}
+        listed = json.loads((folder / TABLES_LIST).read_text(encoding="utf-8"))
+        if listed:
+            with (folder / TABLES).open("rb") as file:
+                self._file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        for each in listed:
+            size = int(np.prod(each["shape"]))
+            table = np.frombuffer(self._file, "<f4", size, each["offset"]).reshape(each["shape"])
+            tables[each["name"]] = OrtValue.ortvalue_from_numpy(table)  # not copied
+            options.add_initializer(each["name"], tables[each["name"]])
+        super().__init__(str(folder / GRAPH), options, providers=["CPUExecutionProvider"])
+        self._tables = tables  # the session borrows them
+
+    def run(self, output_names: Any, input_feed: Any, run_options: RunOptions | None = None) -> Any:
+        outputs = super().run(output_names, input_feed, run_options)
+        self._tokens_held += input_feed["input_ids"].size
+        if self._file is not None and self._tokens_held >= TOKENS_HELD:
+            self._file.madvise(mmap.MADV_DONTNEED)  # of what is only read, nothing is lost
+            self._tokens_held = 0
+        return outputs
