@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME …] [--data FOLDER]`: run measurements, all of them by default.
 
 `python -m benchmarks peers …` compares with other stores; it has options, and packages, of its own.
+`python -m benchmarks encoders …` compares what runs the model; it has options of its own.
 """
 
 import argparse
@@ -9,13 +10,14 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = ("exactness", "cranfield", "footprint", "overhead")
+OWN_OPTIONS = {"peers": "benchmarks.peers.command", "encoders": "benchmarks.encoders"}
 NEEDS_DATA = {"exactness": "vectors-nomic-768", "cranfield": "cranfield"}
 
 
 def main() -> None:
     """Run what was asked for; say what is left out because its data isn't there."""
-    if sys.argv[1:2] == ["peers"]:
-        importlib.import_module("benchmarks.peers.command").main(sys.argv[2:])
+    if len(sys.argv) > 1 and sys.argv[1] in OWN_OPTIONS:
+        importlib.import_module(OWN_OPTIONS[sys.argv[1]]).main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))

@@ -186,6 +186,25 @@ class TwoPassIndex:
 
     # Rebuilding
 
+    def recall_at(self, oversample: float) -> float | None:
+        """Return the share of the true neighbours that was measured among that many candidates; None: not measured."""
+        calibration = self._view.calibration
+        if calibration is None:
+            return None
+        tried = [recall for each, recall in calibration.pool_recall.items() if float(each) <= oversample]
+        return max(tried, default=None)
+
+    def oversample_for(self, target_recall: float, usual: float) -> float:
+        """Return the least oversample that was measured to reach a recall, or the largest tried if none did.
+
+        `usual` where nothing was measured: then every row is compared as it is.
+        """
+        calibration = self._view.calibration
+        if calibration is None:
+            return usual
+        tried = {float(each): recall for each, recall in calibration.pool_recall.items()}
+        return min((each for each, recall in tried.items() if recall >= target_recall), default=max(tried))
+
     def rebuild_due(self, wish: Wish) -> bool:
         """Return whether the collection has outgrown its first pass, or the wish has changed."""
         view = self._view
@@ -332,6 +351,20 @@ class TwoPassIndex:
     def _few(self) -> int:
         """Rows that are read outright rather than looked for: not on a disk where each is a wait."""
         return FEW_ROWS if self.wave_rows == 0 else 0
+
+    def pool(self, queries: Float32, n_candidates: int) -> Rows:
+        """Return what the first pass hands over, best first: (n_queries, n_candidates), -1 for empty slots."""
+        return self._view.prefixes.search(queries, n_candidates).rows
+
+    def snapshot(self) -> tuple[PrefixSnapshot, VectorView]:
+        """Return what a search that begins now sees: prefixes and full vectors. Neither changes any more."""
+        view = self._view
+        return view.prefixes, view.vectors
+
+    @property
+    def build(self) -> int:
+        """Number of the first pass in place; every rebuild has another."""
+        return self._first_pass.manifest.number
 
     def read(self, rows: Rows) -> Float32:
         """Return stored vectors, scaled back to unit length. rows: (n,) int64, committed; result (n, dim)."""

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from types import FrameType
 
 import structlog
@@ -13,7 +14,9 @@ from fastapi import FastAPI
 from index.durable import DirectoryLock, make_folder
 from index.errors import IndexFault, StorageError
 from server import __version__
-from server.api import documents, jobs, search, status
+from server.api import documents, embeddings, generations, jobs, search, status
+from server.api.embedding_schemas import EmbeddingsIn
+from server.api.generations import ReembedIn
 from server.api.openapi import describe_models
 from server.api.problems import PROBLEM_JSON, add_error_handlers
 from server.api.requests import Requests
@@ -21,6 +24,7 @@ from server.api.schemas import DocumentsIn, IdsIn, Problem, RebuildIn, SearchesI
 from server.api.threads import Running
 from server.catalog import Catalog
 from server.collection import Collection
+from server.encoders.encoder import Encoder
 from server.encoders.errors import EncoderError
 from server.encoders.fingerprint import Fingerprint
 from server.encoders.loading import load_encoder
@@ -28,7 +32,8 @@ from server.errors import CatalogDamagedError, ModelChangedError, ServiceError, 
 from server.logs import start_logging
 from server.memory import keep_memory_small
 from server.records import Generation
-from server.settings import Settings, SettingsError
+from server.reembedding import encoder_in_force, identity
+from server.settings import EncoderSettings, Settings, SettingsError
 from server.store import CATALOG_NAME, LocalStore
 
 BACKLOG = 2048  # connections that may wait to be taken; uvicorn's own default
@@ -60,9 +65,9 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
             }
         },
     )
-    for module in (search, documents, jobs, status):
+    for module in (search, documents, embeddings, jobs, generations, status):
         app.include_router(module.router)
-    describe_models(app, DocumentsIn, IdsIn, RebuildIn, SearchIn, SearchesIn)
+    describe_models(app, DocumentsIn, EmbeddingsIn, IdsIn, RebuildIn, ReembedIn, SearchIn, SearchesIn)
     add_error_handlers(app)
     app.add_middleware(Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes)
     return app
@@ -86,12 +91,20 @@ def open_collection(settings: Settings) -> Iterator[Collection]:
                 "Choose another with TWOPASS_DATA_DIR, or correct its permissions.",
             ) from error
         stack.enter_context(DirectoryLock(data_dir / "lock"))
-        encoder = load_encoder(settings.encoder, settings.passages, data_dir / "models")
+        catalog = stack.enter_context(Catalog(folder / CATALOG_NAME))
+        load = partial(load_encoder, passages=settings.passages, models_dir=data_dir / "models")
+        in_force = encoder_in_force(catalog, settings.encoder)
+        current = catalog.generations.current()
+        encoder = load(in_force, stored=Fingerprint.from_json(current.fingerprint) if current else None)
         if encoder is not None:
             stack.callback(encoder.close)
-        fingerprint = encoder.fingerprint if encoder else _client_vectors(settings)
-        catalog = stack.enter_context(Catalog(folder / CATALOG_NAME))
-        generation = _generation(catalog, fingerprint, settings.index.vector_dtype)
+        generation = _generation(catalog, in_force, encoder, settings.index.vector_dtype)
+        if in_force is settings.encoder:
+            catalog.generations.set_encoder(generation.number, identity(in_force), identity(in_force))
+        else:
+            structlog.get_logger().warning(
+                "the model was changed by re-embedding; set encoder.model to it", model=in_force.model
+            )
         store = LocalStore(
             catalog,
             generation,
@@ -99,7 +112,7 @@ def open_collection(settings: Settings) -> Iterator[Collection]:
             check_all=settings.index.check_on_open == "all",
         )
         stack.callback(store.close)
-        collection = Collection(store, encoder, settings.index, settings.limits)
+        collection = Collection(store, encoder, settings, load)
         stack.callback(collection.close)
         collection.start_repair()
         collection.start_upkeep()
@@ -140,6 +153,8 @@ def serve(settings: Settings) -> int:
             log.warning("some stored vectors are damaged", **collection.damage())
         if host not in ("127.0.0.1", "::1") and not settings.server.api_key.get_secret_value():
             log.warning("reachable from other machines without a key; set TWOPASS_SERVER__API_KEY")
+        for warning in collection.info()["warnings"]:
+            log.warning(warning)
         server = _Server(
             uvicorn.Config(
                 create_app(settings, collection),
@@ -188,19 +203,20 @@ def listen_on(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _client_vectors(settings: Settings) -> Fingerprint:
-    """The fingerprint of vectors that clients bring."""
-    assert settings.encoder.dim is not None  # the settings have checked that
-    return Fingerprint("none", "", settings.encoder.dim, "", "", "none", 0)
-
-
-def _generation(catalog: Catalog, fingerprint: Fingerprint, vector_dtype: str) -> Generation:
+def _generation(
+    catalog: Catalog, settings: EncoderSettings, encoder: Encoder | None, vector_dtype: str
+) -> Generation:
     """The catalog's current generation, or a first one for this model.
 
     Raises:
         ModelChangedError: another model made the stored vectors.
         CatalogDamagedError: vectors lie beside a catalog that knows of none.
     """
+    if encoder is None:  # clients bring the vectors
+        assert settings.dim is not None  # the settings have checked that
+        fingerprint = Fingerprint("none", "", settings.dim, "", "", "none", 0)
+    else:
+        fingerprint = encoder.fingerprint
     generation = catalog.generations.current()
     if generation is None:
         if orphans := sorted(catalog.path.parent.glob("vectors-*")):
@@ -214,7 +230,7 @@ def _generation(catalog: Catalog, fingerprint: Fingerprint, vector_dtype: str) -
             f"what differs: {', '.join(made_by.changes(fingerprint))}",
             f"To go on with this data: TWOPASS_ENCODER__MODEL={made_by.model}"
             + (f" TWOPASS_ENCODER__DIM={made_by.dim}" if made_by.model == "none" else "")
-            + " twopass serve. To use the new model, start with an empty folder "
-            "(TWOPASS_DATA_DIR=…) and ingest the texts again.",
+            + " twopass serve. To have the stored texts encoded by the new model while the old one serves: "
+            f"start it so, and run `twopass reembed --model {fingerprint.model}`.",
         )
     return generation

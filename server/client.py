@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Any, NotRequired, Self, TypedDict, cast
+from typing import Any, NotRequired, Self, TypedDict, cast, final
 
 import httpx
 
@@ -40,6 +40,7 @@ class RefusedError(ClientError):
         self.retry_after_s = retry_after_s
 
 
+@final  # so that a field tells it from AcceptedAnswer
 class AddedAnswer(TypedDict):
     """Answer of POST /documents."""
 
@@ -100,24 +101,48 @@ class SearchAnswer(TypedDict):
 
 
 class JobProgress(TypedDict):
-    """How far a job is; eta_s is None where nobody can tell."""
+    """How far a job is; rate, in units a second, and eta_s are None where nobody can tell."""
 
     done: int
     total: int
     unit: str
+    rate: float | None
     eta_s: float | None
 
 
 class JobAnswer(TypedDict):
-    """A job: status is waiting, running, done, failed or cancelled."""
+    """A job: status is waiting, running, paused, done, failed or cancelled."""
 
     id: str
     type: str
     status: str
     stage: str
     progress: JobProgress
+    wishes: dict[str, Any]
+    created_at: str
     error: str | None
     result: dict[str, Any] | None
+
+
+@final
+class AcceptedAnswer(TypedDict):
+    """Answer of POST /documents where the documents are encoded later."""
+
+    job: JobAnswer
+    ids: list[str] | None
+    warnings: list[str]
+
+
+class GenerationAnswer(TypedDict):
+    """A generation of vectors: state is current, retired or being filled."""
+
+    generation: int
+    state: str
+    model: str
+    precision: str
+    dim: int
+    rows: int
+    deleted_at: str | None
 
 
 class Client:
@@ -150,13 +175,16 @@ class Client:
         page = self._json(self._send("GET", f"/documents?limit={limit}"))
         return cast(list[Document], page["documents"])
 
-    def add(self, documents: Iterable[bytes]) -> AddedAnswer:
+    def add(self, documents: Iterable[bytes], wait: bool = True) -> AddedAnswer | AcceptedAnswer:
         """Store documents, each already written as JSON. All of them are stored or, if this raises, none.
 
-        Waits as long as the server works on it: a slow machine may encode for minutes.
+        Waits as long as the server works on it: a slow machine may encode for minutes. With wait=False, and where
+        the program is down that encodes for the server, they are accepted: safe there, and stored later.
         """
         body = b'{"documents":[' + b",".join(documents) + b"]}"
-        return cast(AddedAnswer, self._json(self._send("POST", "/documents", body, read_timeout_s=None)))
+        path = "/documents" if wait else "/documents?wait=false"
+        answer = self._json(self._send("POST", path, body, read_timeout_s=None))
+        return cast(AcceptedAnswer, answer) if "job" in answer else cast(AddedAnswer, answer)
 
     def search(self, request: Mapping[str, Any]) -> SearchAnswer:
         """Answer a question."""
@@ -176,6 +204,33 @@ class Client:
     def job(self, identifier: str) -> JobAnswer:
         """Return how far a job is."""
         return cast(JobAnswer, self._json(self._send("GET", f"/jobs/{identifier}")))
+
+    def jobs(self) -> list[JobAnswer]:
+        """Return the jobs, the newest first."""
+        return cast(list[JobAnswer], self._json(self._send("GET", "/jobs"))["jobs"])
+
+    def control_job(self, identifier: str, how: str) -> JobAnswer:
+        """Pause, resume or cancel a job."""
+        return cast(JobAnswer, self._json(self._send("POST", f"/jobs/{identifier}/{how}")))
+
+    def change_model(self, wishes: Mapping[str, Any]) -> JobAnswer:
+        """Have every text encoded by another model."""
+        answer = self._json(self._send("POST", "/index/reembed", json.dumps(wishes).encode()))
+        return cast(JobAnswer, answer["job"])
+
+    def roll_back(self) -> JobAnswer:
+        """Go back to the model before."""
+        return cast(JobAnswer, self._json(self._send("POST", "/index/rollback"))["job"])
+
+    def generations(self) -> list[GenerationAnswer]:
+        """Return the generations of vectors, the oldest first."""
+        return cast(
+            list[GenerationAnswer], self._json(self._send("GET", "/index/generations"))["generations"]
+        )
+
+    def forget_generation(self, number: int) -> None:
+        """Delete a generation that served before."""
+        self._send("DELETE", f"/index/generations/{number}")
 
     def close(self) -> None:
         """Close the connection."""

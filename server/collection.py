@@ -3,8 +3,10 @@
 Knows no HTTP and no rows' files: storing and searching is the store's, encoding the encoder's.
 """
 
+import contextlib
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,17 +16,26 @@ from index.axes import Order
 from index.errors import IndexFault
 from index.plan import Codec, Kind
 from index.two_pass import Mode
+from server.checking import MAX_ID_BYTES, NewDocument
+from server.conditions import Filter
+from server.encoders.drift import SAME_MODEL, drift
 from server.encoders.encoder import Encoder
-from server.encoders.errors import EncoderError
-from server.errors import InputError, NotFoundError, StoppingError, TooLargeError
-from server.ingest import MAX_ID_BYTES, Added, Ingest, NewDocument
+from server.encoders.errors import EncoderError, RemoteEncoderDown
+from server.encoders.known import prefix_warnings
+from server.errors import GenerationChangedError, InputError, NotFoundError, StoppingError, TooLargeError
+from server.inbox import Inbox
+from server.ingest import Added
 from server.jobs import Job, Jobs
+from server.live import Live
+from server.receiving import Accepted, Receiving
 from server.records import Document
-from server.searches import Answer, Query, Searches
-from server.settings import IndexSettings, LimitSettings
+from server.reembedding import LoadEncoder, Reembedding, Workshop
+from server.searches import Answer, Query
+from server.settings import Settings
 from server.store import LocalStore
-from server.upkeep import Upkeep
 
+DRIFT_ROWS = 4  # stored vectors that are compared at start with what a program elsewhere makes now
+DELETED_AT_ONCE = 1000  # documents, in one transaction
 MAX_IDS_TOLD = 100  # damaged documents named in /stats
 
 
@@ -42,47 +53,106 @@ class Collection:
     """One collection of documents. Every method may be called from any thread."""
 
     def __init__(
-        self, store: LocalStore, encoder: Encoder | None, index: IndexSettings, limits: LimitSettings
+        self,
+        store: LocalStore,
+        encoder: Encoder | None,
+        settings: Settings,
+        load: LoadEncoder,
     ) -> None:
-        self.store = store
-        self.encoder = encoder
-        self.index = index
-        self.limits = limits
+        """Serve a store with its encoder; `load` makes another encoder, for a change of the model."""
+        self.index = settings.index
+        self.limits = settings.limits
+        self.catalog = store.catalog
+        self.jobs = Jobs(store.catalog.jobs)
         self._stopping = threading.Event()
         self._repair: threading.Thread | None = None
-        self._ingest = Ingest(store, encoder, limits, self._stopping)
-        self._searches = Searches(store, encoder, index)
-        self.jobs = Jobs()
-        self._upkeep = Upkeep(store, index, self.jobs)
+        self._swapping = threading.Lock()
+        self._live = self._make_live(store, encoder)
+        self.inbox = Inbox(self.jobs, store.catalog.jobs, self._using)
+        self.reembedding = Reembedding(
+            Workshop(
+                store.catalog,
+                self.jobs,
+                settings.encoder,
+                settings.index,
+                load,
+                lambda: self._live,
+                self._make_live,
+                self._take_over,
+            )
+        )
 
-    def add(self, documents: Sequence[NewDocument]) -> Added:
-        """Store documents, encoding what is new; all of them or, if this raises, none. See Ingest.add."""
-        added = self._ingest.add(documents)
-        self._upkeep.wake()
-        return added
+    @property
+    def store(self) -> LocalStore:
+        """The store that serves now."""
+        return self._live.store
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder that serves now."""
+        return self._live.encoder
+
+    def add(self, documents: Sequence[NewDocument]) -> Added | Accepted:
+        """Store documents, encoding what is new; all of them or, if this raises, none. See Ingest.add.
+
+        While the program that encodes is down they are accepted, and stored when it is back.
+        """
+        while True:
+            try:
+                with self._using() as live, contextlib.suppress(GenerationChangedError):
+                    added = live.ingest.add(documents)
+                    live.upkeep.wake()
+                    return added
+            except RemoteEncoderDown as error:
+                n_documents = f"{len(documents)} document{'' if len(documents) == 1 else 's'}"
+                return self.accept(
+                    documents,
+                    f"{error}; {n_documents} accepted, to be encoded and found as soon as it is back",
+                )
+
+    def accept(self, documents: Sequence[NewDocument], *warnings: str) -> Accepted:
+        """Make documents safe, to be encoded and stored later; all of them or, if this raises, none.
+
+        Raises:
+            InputError, TooLargeError, StoppingError, DiskFullError, StorageError.
+        """
+        with self._using() as live:
+            live.ingest.check_running()
+            live.ingest.checks.check_count(documents)
+            checked = live.ingest.checks.checked(documents)
+        return Accepted(self.inbox.accept(checked), [each.id for each in checked], list(warnings))
+
+    def receive(self) -> Receiving:
+        """Begin to accept documents that come piece by piece."""
+        return Receiving(self.inbox, self.catalog.jobs, self._using)
 
     def search(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer searches, encoding their texts together. See Searches.search."""
-        return self._searches.search(queries)
+        with self._using() as live:
+            return live.searches.search(queries)
 
     def rebuild(self, wishes: RebuildWishes) -> Job:
         """Have the first pass made anew; returns at once. What isn't wished for is as the settings say."""
-        wish = self._upkeep.wish()
+        upkeep = self._live.upkeep
+        wish = upkeep.wish()
         dim = self.store.shape.dim
         if wishes.prefix_dim is not None and wishes.prefix_dim > dim:
             raise InputError(
                 f"prefix_dim is {wishes.prefix_dim}, but the vectors have {dim} dimensions", "prefix_dim"
             )
-        return self._upkeep.rebuild(
+        return upkeep.rebuild(
             replace(wish, **{name: value for name, value in vars(wishes).items() if value is not None})
         )
 
-    def get(self, identifier: str) -> Document:
-        """Return one document. Raises NotFoundError."""
-        document = self.store.catalog.document(identifier)
+    def get(self, identifier: str) -> tuple[Document, bool]:
+        """Return one document, and whether it or a newer version of it waits to be encoded. Raises NotFoundError."""
+        waiting = self.catalog.jobs.latest(identifier)
+        document = self.catalog.document(identifier)
+        if document is None and waiting is not None:
+            document = Document(0, identifier, waiting.text, json.loads(waiting.metadata), 0)
         if document is None:
             raise NotFoundError(f"there is no document with the id {identifier!r}")
-        return document
+        return document, waiting is not None
 
     def page(self, after: str, limit: int) -> list[Document]:
         """Return up to `limit` documents behind the id `after`, in id order."""
@@ -96,7 +166,20 @@ class Collection:
             raise TooLargeError(
                 f"{len(ids)} ids in one request; the limit is {self.limits.documents_per_request}"
             )
-        return self.store.delete(ids)
+        while True:
+            with self._using() as live, contextlib.suppress(GenerationChangedError):
+                return live.store.delete(ids)
+
+    def delete_matching(self, wanted: Filter) -> int:
+        """Remove every document that matches; return how many. Should it break off, those before stay removed."""
+        if wanted.condition is None:
+            raise InputError(
+                "an empty filter matches every document", "filter", "To delete all, move the collection's folder away."
+            )
+        n_deleted = 0
+        while ids := self.catalog.filtering.documents(wanted, DELETED_AT_ONCE):
+            n_deleted += len(self.delete(ids))
+        return n_deleted
 
     def delete_one(self, identifier: str) -> None:
         """Remove one document. Raises NotFoundError."""
@@ -110,16 +193,18 @@ class Collection:
         return {
             "documents": n_documents,
             "passages": n_passages,
+            "pending": self.catalog.jobs.n_waiting(),
             "rows": store.index.n_rows,
             "tombstones": store.index.n_rows - n_passages,
             "generation": store.generation,
+            "generations": self.reembedding.generations(),
             "first_pass": {
                 **store.index.plan.told(),
                 "bytes": store.index.prefix_bytes,
                 "oversample": max(self.index.oversample, store.index.oversample),
                 "evidence": store.index.evidence,
             },
-            "disk": None if self._upkeep.disk is None else vars(self._upkeep.disk),
+            "disk": None if self._live.upkeep.disk is None else vars(self._live.upkeep.disk),
             "wave_rows": store.index.wave_rows,
             "disk_bytes": {each.name: each.stat().st_size for each in sorted(store.folder.iterdir())},
             "damage": self.damage(),
@@ -127,17 +212,19 @@ class Collection:
 
     def info(self) -> dict[str, Any]:
         """What doesn't change while the server runs."""
-        encoder = self.encoder
+        encoder, shape = self.encoder, self.store.shape
+        model = encoder.fingerprint.model if encoder else "none"
         return {
-            "model": encoder.fingerprint.model if encoder else "none",
+            "model": model,
             "fingerprint": vars(encoder.fingerprint) if encoder else None,
-            "dim": self.store.shape.dim,
-            "prefix_dim": self.store.shape.prefix_dim,
-            "vector_dtype": self.store.shape.vector_dtype,
+            "dim": shape.dim,
+            "prefix_dim": shape.prefix_dim,
+            "vector_dtype": shape.vector_dtype,
             "oversample": self.index.oversample,
             "min_candidates": self.index.min_candidates,
             "modes": [mode.value for mode in Mode],
             "limits": {**self.limits.model_dump(), "id_bytes": MAX_ID_BYTES},
+            "warnings": prefix_warnings(model, shape.dim, shape.prefix_dim, self.index.order),
         }
 
     def damage(self) -> dict[str, Any]:
@@ -147,8 +234,8 @@ class Collection:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether some documents can't be found by search."""
-        return bool(self.store.damage.rows)
+        """Whether some documents can't be found by search, or texts can't be encoded now."""
+        return bool(self.store.damage.rows) or (self.encoder is not None and self.encoder.is_down)
 
     @property
     def is_stopping(self) -> bool:
@@ -156,35 +243,76 @@ class Collection:
         return self._stopping.is_set()
 
     def start_upkeep(self) -> None:
-        """Keep the index in shape from now on, in the background."""
-        self._upkeep.start()
+        """Keep the index in shape from now on, in the background, and go on with what a restart interrupted."""
+        self._live.upkeep.start()
+        self.reembedding.start()
+        self.inbox.start()
 
     def start_repair(self) -> None:
-        """Mend what was found damaged at start, in the background; searches go on without it meanwhile."""
-        if self.store.damage.rows and self.encoder is not None:
+        """Mend what was found damaged at start, in the background; searches go on without it meanwhile.
+
+        Also looks whether another program still encodes as it did when the vectors were made.
+        """
+        encoder = self.encoder
+        if encoder is not None and (self.store.damage.rows or encoder.fingerprint.pooling.startswith("remote")):
             self._repair = threading.Thread(
-                target=self._mend, args=(self.encoder,), name="repair", daemon=True
+                target=self._mend, args=(self._live, encoder), name="repair", daemon=True
             )
             self._repair.start()
 
     def stop(self) -> None:
         """Ask running ingests to end at the next sub-batch, with nothing of them stored, and index work too."""
         self._stopping.set()
-        self._upkeep.stop()
+        self.inbox.stop()
+        self.reembedding.stop()
+        self._live.upkeep.stop()
 
     def close(self) -> None:
         """Stop, wait for repair and upkeep, close encoder and store. No other call may be running."""
         self.stop()
-        self._upkeep.close()
+        if self.encoder is not None:
+            self.encoder.close()  # whoever waits for it, however long, needn't any more
+        self.inbox.close()
+        self.reembedding.close()
         if self._repair is not None:
             self._repair.join()
-        if self.encoder is not None:
-            self.encoder.close()
-        self.store.close()
+        self._live.close()
 
-    def _mend(self, encoder: Encoder) -> None:
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[Live]:
+        """What serves now, kept open during the block."""
+        with contextlib.ExitStack() as stack:
+            with self._swapping:
+                live = self._live
+                stack.enter_context(live.used())
+            yield live
+
+    def _make_live(self, store: LocalStore, encoder: Encoder | None) -> Live:
+        return Live(store, encoder, self.index, self.limits, self.jobs, self._stopping)
+
+    def _take_over(self, live: Live) -> None:
+        with self._swapping:
+            self._live = live
+
+    def _mend(self, live: Live, encoder: Encoder) -> None:
         try:
-            self.store.repair(lambda texts: encoder.encode_documents(texts, self._stopping.is_set))
+            with live.used():
+                if encoder.fingerprint.pooling.startswith("remote"):
+                    self._look_for_drift(live.store, encoder)
+                live.store.repair(lambda texts: encoder.encode_documents(texts, self._stopping.is_set))
         except (EncoderError, IndexFault) as error:
             # What is mended is committed; the rest stays in /stats as damaged and is tried at the next start.
             structlog.get_logger().warning("mending damaged vectors stopped", kind=type(error).__name__)
+
+    def _look_for_drift(self, store: LocalStore, encoder: Encoder) -> None:
+        """Compare a few stored vectors with what the encoder makes of their texts now: a name promises little."""
+        rows = store.catalog.live_rows(store.generation).rows[:DRIFT_ROWS].tolist()
+        texts = store.catalog.row_texts(store.generation, [row for row in rows if row not in store.damage.rows])
+        if texts:
+            least = drift(encoder, list(texts.values()), store.vectors(list(texts)))
+            if least < SAME_MODEL:
+                structlog.get_logger().warning(
+                    "the program at encoder.url gives other vectors than those stored; is it another model? "
+                    "`twopass reembed` encodes the texts anew",
+                    least_cosine=round(least, 3),
+                )

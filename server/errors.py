@@ -55,6 +55,10 @@ class BadVectorError(InputError):
     """A vector of the request can't be used."""
 
 
+class FilterError(InputError):
+    """A filter on metadata can't be understood."""
+
+
 class MediaTypeError(ServiceError):
     """The body is of a type that the route doesn't read."""
 
@@ -190,6 +194,10 @@ ANSWERS: dict[type[Exception], Answer] = {
     BadVectorError: Answer(
         422, "invalid_vector", "The vector can't be used",
         "Send finite numbers, as many as GET /info says under dim, not all of them zero.",
+    ),
+    FilterError: Answer(
+        422, "invalid_filter", "The filter can't be understood",
+        'Write it as {"field": {"$operator": value}}; docs/http.md lists the operators.',
     ),
     MediaTypeError: Answer(
         415, "media_type", "The body has another type", "Send the header `Content-Type: application/json`."

@@ -19,10 +19,11 @@ PASSAGE_LINES = 3
 
 def stored_lines(report: "IngestReport", seconds: float) -> Iterator[str]:
     """Say what an ingest stored, and what the server noted about it."""
-    yield (
-        f"{counted(report.stored, 'document')} stored: {report.created:,} new, {report.updated:,} updated, "
-        f"{report.unchanged:,} unchanged ({counted(report.passages, 'passage')}) in {duration(seconds)}."
-    )
+    if report.stored or not report.accepted:
+        yield (
+            f"{counted(report.stored, 'document')} stored: {report.created:,} new, {report.updated:,} updated, "
+            f"{report.unchanged:,} unchanged ({counted(report.passages, 'passage')}) in {duration(seconds)}."
+        )
     if report.accepted:
         yield (
             f"{counted(report.accepted, 'document')} accepted: safe on the server, and found once encoded; "

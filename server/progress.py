@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from server.printing import duration
+from server.printing import duration, size
 
 PLAIN_PROGRESS_S = 5.0  # between two lines of progress, where there is no terminal
 
@@ -70,8 +70,8 @@ def check_progress() -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
-def work_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far index work is, on standard error; call what this yields with stage, rows done and rows in all.
+def work_progress(unit: str = "rows") -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far long work is, on standard error; call what this yields with stage, units done and units in all.
 
     A bar on a terminal, a line for each stage elsewhere.
     """
@@ -86,7 +86,7 @@ def work_progress() -> Iterator[Callable[[str, int, int], None]]:
                     task,
                     completed=done,
                     total=total if is_counted else None,
-                    description=f"{stage}: {done:,} of {total:,} rows" if is_counted else stage,
+                    description=f"{stage}: {done:,} of {total:,} {unit}" if is_counted else stage,
                 )
 
             yield on_bar
@@ -100,3 +100,41 @@ def work_progress() -> Iterator[Callable[[str, int, int], None]]:
             console.print(f"{stage} …", highlight=False)
 
     yield on_line
+
+
+@contextlib.contextmanager
+def download_progress() -> Iterator[Callable[[int, int], None]]:
+    """Show how far a download is, on standard error; call what this yields with bytes done and bytes in all.
+
+    A bar on a terminal, a line every few seconds elsewhere.
+    """
+    console = Console(stderr=True)
+    started = told_at = time.monotonic()
+    first: int | None = None  # bytes that an earlier download had left
+
+    def state(done: int, total: int) -> str:
+        parts = [f"{size(done)} of {size(total)}"]
+        rate = (done - (first or 0)) / max(time.monotonic() - started, 1e-3)
+        if rate > 0:
+            parts.append(f"{size(round(rate))}/s")
+            if done < total:
+                parts.append(f"{duration((total - done) / rate)} left")
+        return " · ".join(parts)
+
+    with contextlib.ExitStack() as stack:
+        bar = None
+        if console.is_terminal:
+            bar = Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True)
+            task = stack.enter_context(bar).add_task("asking the hub", total=None)
+
+        def on_bytes(done: int, total: int) -> None:
+            nonlocal first, told_at
+            if first is None:
+                first = done
+            if bar is not None:
+                bar.update(task, completed=done, total=total, description=state(done, total))
+            elif time.monotonic() - told_at >= PLAIN_PROGRESS_S:
+                told_at = time.monotonic()
+                console.print(state(done, total), highlight=False)
+
+        yield on_bytes

@@ -1,7 +1,8 @@
 """What goes into the catalog and comes out of it."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,7 @@ class SavedJob:
     wishes: str  # JSON object
     result: str | None = None  # JSON object
     error: str | None = None
+    created_at: float = field(default_factory=time.time)  # seconds since 1970, UTC
 
 
 @dataclass(frozen=True)

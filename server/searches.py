@@ -1,34 +1,60 @@
-"""Answering searches: encode the queries together, ask the store, fetch the documents found."""
+"""Answering searches: encode the queries together, ask the store, shape what was found, fetch the documents."""
 
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from index.two_pass import Mode
-from index.vectors import Float32
+from index.vectors import Float32, normalise
 from server.checks import check_utf8, unit_vector
+from server.conditions import Filter
 from server.encoders.encoder import Encoder
-from server.errors import InputError, NoEncoderError
+from server.errors import InputError, NoEncoderError, NotFoundError
+from server.metadata import value_at
+from server.ranking import diverse, first_of_each
 from server.records import Document
 from server.settings import IndexSettings
 from server.store import DocumentHit, Found, LocalStore
 
+DEEPER = 4
+"""Documents looked at for each one wanted, where some will be passed over: members of a group, likenesses."""
+
+MOST_LOOKED_AT = 4096
+"""Documents that a grouped search looks at before it says that there are no more groups."""
+
+SCORED_AT = (64, 128, 256, 512)
+"""Lengths at which `explain` tells a hit's score, beside the whole one."""
+
 
 @dataclass(frozen=True)
 class Query:
-    """One search; exactly one of text and vector."""
+    """One search; exactly one of text, vector and like."""
 
     text: str | None = None
     vector: Float32 | None = None  # (dim,), any length other than zero
+    like: str | None = None  # the id of a document: others like it are wanted
     k: int = 10
+    offset: int = 0  # hits passed over, before the k that are wanted
     mode: Mode = Mode.TWO_PASS
     oversample: float | None = None  # None: the setting, or more where the first pass was measured to need it
+    target_recall: float | None = None  # None: the setting's; else the pool that was measured to reach this
+    filter: Filter | None = None
     score_threshold: float | None = None
+    group_by: str | None = None  # a path in the metadata, of whose values each is to be found once
+    mmr: float | None = None  # diversity, from 0 (none) to 1
     with_vectors: bool = False
+    explain: bool = False
     max_read: int | None = None  # full vectors that mode certified reads at most; None: the setting
     where: str = ""  # what stands before a field's name in an error: "searches[3]." in a batch
+
+    @property
+    def n_wanted(self) -> int:
+        """Hits up to the last that is asked for."""
+        return self.offset + self.k
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,7 @@ class Hit:
     at: DocumentHit
     rank: int  # from 1
     vector: Float32 | None  # (dim,), of the passage
+    scores: dict[int, float] = field(default_factory=dict)  # by leading dimensions, where that was asked for
 
 
 @dataclass(frozen=True)
@@ -49,8 +76,24 @@ class Answer:
     found: Found
     certified: bool
     encode_s: float
+    filter_s: float
     fetch_s: float
+    oversample: float
+    recall: float | None  # measured share of the true neighbours among as many candidates; None: not measured
+    n_allowed: int | None  # passages that the filter lets through
     warnings: list[str]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a query is searched for; those of one way are searched for together."""
+
+    n_documents: int
+    mode: Mode
+    oversample: float
+    max_read: int
+    read_all: bool
+    filter_key: str
 
 
 class Searches:
@@ -64,25 +107,55 @@ class Searches:
     def search(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer searches, encoding their texts together.
 
-        Raises InputError (`where` names the field, and in a batch the search) or EncoderError.
+        Raises InputError (`where` names the field, and in a batch the search), NotFoundError or EncoderError.
         """
         started = time.perf_counter()
         vectors, warnings = self._query_vectors(queries)
         encode_s = time.perf_counter() - started
-        found: dict[int, Found] = {}
-        alike: dict[tuple[int, Mode, float, int, bool], list[int]] = {}
-        enough = max(self.index.oversample, self.store.index.oversample)
+        together: dict[_Way, list[int]] = {}
         for at, query in enumerate(queries):
-            oversample = enough if query.oversample is None else query.oversample
-            max_read = self.index.max_read if query.max_read is None else query.max_read
-            read_all = query.oversample is not None  # who names a pool gets it read
-            alike.setdefault((query.k, query.mode, oversample, max_read, read_all), []).append(at)
-        for (k, mode, oversample, max_read, read_all), members in alike.items():
-            results = self.store.search(
-                vectors[members], k, mode, oversample, self.index.min_candidates, max_read, read_all
-            )
-            found.update(zip(members, results, strict=True))
-        return [self._answer(query, found[at], encode_s, warnings[at]) for at, query in enumerate(queries)]
+            together.setdefault(self._way(query), []).append(at)
+        answers: dict[int, Answer] = {}
+        for way, members in together.items():
+            started = time.perf_counter()
+            wanted = queries[members[0]].filter
+            selection = None
+            if wanted is not None:
+                selection = self.store.catalog.filtering.rows(self.store.generation, wanted)
+            filter_s = time.perf_counter() - started
+            allowed = None if selection is None else selection.bitmap
+            results = self._found(vectors[members], way, allowed)
+            for at, found in zip(members, results, strict=True):
+                answer = self._answer(queries[at], vectors[at], found, way, allowed)
+                answers[at] = replace(
+                    answer,
+                    encode_s=encode_s,
+                    filter_s=filter_s,
+                    n_allowed=None if selection is None else selection.n_selected,
+                    warnings=warnings[at] + answer.warnings,
+                )
+        return [answers[at] for at in range(len(queries))]
+
+    def _way(self, query: Query) -> _Way:
+        """Decide how far to look."""
+        n = query.n_wanted + (query.like is not None)
+        if query.mmr is not None or query.group_by is not None:
+            n *= DEEPER
+        oversample = max(self.index.oversample, self.store.index.oversample)
+        if query.target_recall is not None:
+            oversample = self.store.index.oversample_for(query.target_recall, self.index.oversample)
+        if query.oversample is not None:
+            oversample = query.oversample
+        max_read = self.index.max_read if query.max_read is None else query.max_read
+        # Who names a pool gets it read.
+        filter_key = "" if query.filter is None else query.filter.key
+        return _Way(n, query.mode, oversample, max_read, query.oversample is not None, filter_key)
+
+    def _found(self, vectors: Float32, way: _Way, allowed: Any) -> list[Found]:
+        return self.store.search(
+            vectors, way.n_documents, way.mode, way.oversample, self.index.min_candidates, way.max_read,
+            way.read_all, allowed,
+        )  # fmt: skip
 
     def _query_vectors(self, queries: Sequence[Query]) -> tuple[Float32, list[list[str]]]:
         vectors = np.empty((len(queries), self.store.shape.dim), np.float32)
@@ -91,10 +164,12 @@ class Searches:
         positions: list[int] = []
         for at, query in enumerate(queries):
             where = query.where
-            if (query.text is None) == (query.vector is None):
-                raise InputError("a search needs either query or vector", f"{where}query")
+            if (query.text is not None) + (query.vector is not None) + (query.like is not None) != 1:
+                raise InputError("a search needs one of query, vector and like", f"{where}query")
             if query.vector is not None:
                 vectors[at] = unit_vector(query.vector, self.store.shape.dim, f"{where}vector")
+            elif query.like is not None:
+                vectors[at] = self._vector_of(query.like)
             elif query.text is not None:
                 check_utf8(query.text, f"{where}query")
                 if not query.text.strip():
@@ -103,7 +178,7 @@ class Searches:
                     raise NoEncoderError("this server has no model to encode a query", f"{where}query")
                 if not self.encoder.query_fits(query.text):
                     warnings[at].append(
-                        f"the query is longer than the {self.encoder.fingerprint.max_tokens} tokens that the "
+                        f"the query is longer than the {self.encoder.max_tokens} tokens that the "
                         "model reads; its end was not used"
                     )
                 texts.append(query.text)
@@ -112,29 +187,87 @@ class Searches:
             vectors[positions] = self.encoder.encode_queries(texts)
         return vectors, warnings
 
-    def _answer(self, query: Query, found: Found, encode_s: float, warnings: list[str]) -> Answer:
+    def _vector_of(self, identifier: str) -> Float32:
+        """The mean of a stored document's passages, (dim,), unit length."""
+        rows = self.store.catalog.rows_of(self.store.generation, identifier)
+        rows = [row for row in rows if row not in self.store.damage.rows]
+        if not rows:
+            raise NotFoundError(f"there is no document with the id {identifier!r} that searches know")
+        mean: Float32 = self.store.vectors(rows).mean(axis=0, keepdims=True)
+        unit: Float32 = normalise(mean)[0]
+        return unit
+
+    def _answer(self, query: Query, vector: Float32, found: Found, way: _Way, allowed: Any) -> Answer:
         started = time.perf_counter()
-        least = -np.inf if query.score_threshold is None else query.score_threshold
-        at = [hit for hit in found.hits if hit.score >= least]
+        shaped = self._shaped(query, found)
+        while len(shaped) < query.n_wanted and query.group_by is not None and self._is_more(found, way):
+            way = replace(way, n_documents=way.n_documents * DEEPER)
+            (found,) = self._found(vector[None], way, allowed)
+            shaped = self._shaped(query, found)
+        at = shaped[query.offset : query.n_wanted]
         documents = self.store.documents([hit.document for hit in at])
         vectors: Sequence[Float32 | None] = [None] * len(at)
-        if query.with_vectors:
+        if (query.with_vectors or query.explain) and at:
             vectors = list(self.store.vectors([hit.row for hit in at]))
         hits = [
-            Hit(documents[hit.document], hit, rank, vector)
-            for rank, (hit, vector) in enumerate(zip(at, vectors, strict=True), 1)
+            Hit(
+                documents[hit.document], hit, rank, own if query.with_vectors else None,
+                scores_by_length(own, vector) if query.explain and own is not None else {},
+            )
+            for rank, (hit, own) in enumerate(zip(at, vectors, strict=True), query.offset + 1)
             if hit.document in documents
-        ]
-        fetch_s = time.perf_counter() - started
+        ]  # fmt: skip
+        is_plain = query.group_by is None and query.mmr is None and query.like is None
         # A document whose vector is lost could have been the better one.
-        certified = found.certified and not self.store.damage.rows
+        certified = is_plain and found.certified and not self.store.damage.rows
+        warnings = []
         if query.mode is Mode.CERTIFIED and not found.certified:
-            warnings = [*warnings, _why_not_proved(query, found)]
-        return Answer(hits, found, certified, encode_s, fetch_s, warnings)
+            warnings.append(_why_not_proved(query, found))
+        recall = None
+        if query.mode is Mode.TWO_PASS:
+            recall = self.store.index.recall_at(way.oversample)
+            if query.target_recall is not None and recall is not None and recall < query.target_recall:
+                warnings.append(
+                    f"target_recall {query.target_recall} isn't reached: the most that was measured is {recall:.4f}"
+                )
+        fetch_s = time.perf_counter() - started
+        return Answer(hits, found, certified, 0.0, 0.0, fetch_s, way.oversample, recall, None, warnings)
+
+    def _shaped(self, query: Query, found: Found) -> list[DocumentHit]:
+        """The hits in the order of the answer: without those below the threshold, grouped, made diverse."""
+        least = -math.inf if query.score_threshold is None else query.score_threshold
+        hits = [hit for hit in found.hits if hit.score >= least]
+        if query.like is None and query.group_by is None and query.mmr is None:
+            return hits
+        documents = self.store.documents([hit.document for hit in hits])
+        hits = [hit for hit in hits if hit.document in documents and documents[hit.document].id != query.like]
+        if query.group_by is not None:
+            groups = [value_at(documents[hit.document].metadata, query.group_by) for hit in hits]
+            hits = [hits[place] for place in first_of_each(groups, len(hits))]
+        if query.mmr is not None and hits:
+            vectors = self.store.vectors([hit.row for hit in hits])
+            places = diverse([hit.score for hit in hits], vectors, query.n_wanted, query.mmr)
+            hits = [hits[place] for place in places]
+        return hits
+
+    def _is_more(self, found: Found, way: _Way) -> bool:
+        """Whether looking deeper could find other documents."""
+        return len(found.hits) == way.n_documents and way.n_documents < MOST_LOOKED_AT
+
+
+def scores_by_length(stored: Float32, query: Float32) -> dict[int, float]:
+    """Return the cosine of the leading dimensions, re-normalised, of a stored vector and a query, both (dim,)."""
+    return dict(_cosines(stored, query))
+
+
+def _cosines(stored: Float32, query: Float32) -> Iterator[tuple[int, float]]:
+    for length in (*(each for each in SCORED_AT if each < len(stored)), len(stored)):
+        product = float(np.linalg.norm(stored[:length]) * np.linalg.norm(query[:length]))
+        yield length, float(stored[:length] @ query[:length]) / product if product else 0.0
 
 
 def _why_not_proved(query: Query, found: Found) -> str:
     return (
-        f"{found.n_proved} of {query.k} hits are proved; {found.rows_read} full vectors were read, and others could "
-        "still be better than the rest: raise max_read, or use mode exact"
+        f"{found.n_proved} of {query.n_wanted} hits are proved; {found.rows_read} full vectors were read, and others "
+        "could still be better than the rest: raise max_read, or use mode exact"
     )

@@ -10,8 +10,10 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from index.errors import DiskFullError
 from index.two_pass import (
@@ -22,6 +24,7 @@ from index.two_pass import (
     Shape,
     TwoPassIndex,
     damaged_rows,
+    generation_files,
     n_rows_on_disk,
     pool_size,
 )
@@ -194,6 +197,17 @@ class LocalStore:
             self._is_retired, self.successor = True, None
         return True
 
+    def open_successor(self, generation: Generation) -> "LocalStore":
+        """Open the store of another generation, to be filled: from now on it learns which of its rows die here."""
+        with self._write_lock:
+            self.successor = LocalStore(self.catalog, generation, min(self.shape.prefix_dim, generation.dim))
+            return self.successor
+
+    def set_successor(self, successor: "LocalStore | None") -> None:
+        """Change who learns of dead rows."""
+        with self._write_lock:
+            self.successor = successor
+
     def _check_current(self) -> None:
         if self._is_retired:
             raise GenerationChangedError("another model took over while the request was at work")
@@ -255,6 +269,7 @@ class LocalStore:
         min_candidates: int,
         max_read: int = MAX_READ,
         read_all: bool = False,
+        allowed: NDArray[np.uint8] | None = None,
     ) -> list[Found]:
         """Find each query's k best documents by their best passage.
 
@@ -265,6 +280,7 @@ class LocalStore:
             queries: (n_queries, dim) float32, unit length.
             max_read: full vectors that mode certified reads at most.
             read_all: whether mode two_pass reads every candidate, also those that can't be expected to matter.
+            allowed: bitmap of the rows that may be found; None: all.
         """
         n_candidates = pool_size(k, oversample, min_candidates, self.index.n_live)
         n_hits = k
@@ -274,10 +290,11 @@ class LocalStore:
             # On a slow disk searches wait for reads, and the more of them ask at once the better.
             with self._turns if self.index.wave_rows == 0 else contextlib.nullcontext():
                 hits = self.index.search(
-                    queries[waiting], n_candidates, mode, n_candidates if read_all else n_hits, max_read
-                )
+                    queries[waiting], n_candidates, mode, n_candidates if read_all else n_hits, max_read,
+                    allowed=allowed,
+                )  # fmt: skip
                 passages = self._passages(hits.rows, k)
-            n_live = self.index.n_live
+            n_live = hits.n_live
             short = []
             for position, query in enumerate(waiting.tolist()):
                 found, n_proved, n_gone = _distinct_documents(hits, position, passages, k)
@@ -345,6 +362,12 @@ class LocalStore:
         """Wait for a write that is under way to end."""
         with self._write_lock:
             pass
+
+
+def delete_files(folder: Path, generation: int) -> None:
+    """Delete a generation's files, as far as they are there."""
+    for path in generation_files(folder, generation):
+        path.unlink(missing_ok=True)
 
 
 def shape_of(generation: Generation, prefix_dim: int) -> Shape:

@@ -9,8 +9,8 @@ import numpy as np
 
 from index.two_pass import damaged_rows, stale_prefix_files, vector_path
 from server.catalog import Catalog
+from server.checking import content_hash
 from server.errors import CatalogDamagedError, NotFoundError
-from server.ingest import content_hash
 from server.records import Generation
 from server.store import CATALOG_NAME, shape_of
 

@@ -65,7 +65,7 @@ JSON_CASES = [
         {"documents": [{"id": "x", "vector": UNIT}, {"vector": UNIT}, {"id": "x", "vector": UNIT}]},
         422,
         "duplicate_id",
-        "documents 0 and 2 have the same id",
+        "documents[0] and documents[2] have the same id",
     ),
     (
         "/documents",
@@ -124,7 +124,7 @@ RAW_CASES = [
     ("GET", "/documents?limit=0", b"", None, 422, "invalid"),
     ("GET", "/documents?limit=many", b"", None, 422, "invalid"),
     ("GET", "/documents?page=2", b"", None, 422, "unknown_field"),
-    ("POST", "/documents?wait=false", b'{"documents": []}', "application/json", 422, "unknown_field"),
+    ("POST", "/documents?waits=false", b'{"documents": []}', "application/json", 422, "unknown_field"),
     ("GET", "/stats?verbose", b"", None, 422, "unknown_field"),
 ]
 

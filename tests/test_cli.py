@@ -20,7 +20,9 @@ from server.cli import sharing
 from server.client import DEFAULT_URL
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("serve", "ingest", "search", "rebuild", "plan", "verify", "demo")
+COMMANDS = (
+    "serve", "ingest", "search", "rebuild", "plan", "reembed", "verify", "demo", "jobs", "models",
+)  # fmt: skip
 
 
 def environment(**more):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import lend_export
 from rich.console import Console
 
 from server.demo import QUESTIONS, DemoError, run
@@ -119,6 +120,7 @@ def answers(story):
 def test_the_demo_answers_its_questions_and_the_second_time_nothing_is_encoded(tmp_path, monkeypatch, serve):
     monkeypatch.setenv("TWOPASS_SERVER__API_KEY", "not for the demo")
     documents = collect_docstrings(MODULES)
+    lend_export(tmp_path / "demo")
     first = show(tmp_path / "demo", documents)
     assert f"Stored      {len(documents)} new, 0 updated, 0 unchanged" in first
     found = answers(first)
@@ -163,6 +165,7 @@ def test_a_server_that_cannot_start_is_told_with_the_end_of_its_log(tmp_path):
     catalog = tmp_path / "collections" / "default" / "catalog.sqlite3"
     catalog.parent.mkdir(parents=True)
     catalog.write_bytes(b"this is no catalog" * 100)
+    lend_export(tmp_path)
     with pytest.raises(DemoError, match=r"could not start\.\nThe end of the server's log:\n(.*\n)*.*catalog"):
         show(tmp_path, [])
 

@@ -202,6 +202,7 @@ def test_openapi_names_every_route_and_the_error_shape(filled):
     openapi = filled.http.get("/openapi.json").json()
     assert set(openapi["paths"]) == {
         "/documents", "/documents/{id}", "/documents/delete", "/search", "/search/batch",
+        "/jobs/{id}/cancel", "/jobs/{id}/events", "/jobs/{id}/pause", "/jobs/{id}/resume",
         "/index/rebuild", "/jobs", "/jobs/{id}", "/stats", "/info", "/livez", "/readyz", "/health",
     }  # fmt: skip
     body = openapi["paths"]["/documents"]["post"]["requestBody"]["content"]

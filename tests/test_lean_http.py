@@ -20,7 +20,7 @@ from server.api.requests import Body
 from server.api.routes import Route
 from server.api.threads import Service, Threads
 from server.api.vectors import Vector
-from server.errors import TooLargeError
+from server.errors import BusyError, TooLargeError
 
 ROOT = Path(__file__).parent.parent
 
@@ -212,9 +212,9 @@ def test_a_body_is_counted_where_its_header_can_not_be_trusted():
         receive_of({b"content-length": b"12"}).check_size()
 
 
-def run_threads(limit, use):
+def run_threads(limit, use, most_waiting=100):
     async def main():
-        threads = Threads(limit, "test")
+        threads = Threads(limit, "test", most_waiting)
         try:
             return await asyncio.wait_for(use(threads), 20)
         finally:
@@ -251,6 +251,21 @@ def test_more_calls_than_threads_wait_their_turn():
         return await asyncio.gather(*map(threads.run, calls))
 
     assert len(set(run_threads(3, use))) == 3
+
+
+def test_a_call_for_which_there_is_no_place_to_wait_is_refused_and_the_others_are_not():
+    go_on = threading.Event()
+
+    async def use(threads):
+        waiting = [asyncio.ensure_future(threads.run(lambda: go_on.wait(10))) for _ in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match="as many searches are waiting for their turn as may: 3"):
+            await threads.run(lambda: None)
+        go_on.set()
+        assert await asyncio.gather(*waiting) == [True] * 5
+        return await threads.run(lambda: "there is room again")
+
+    assert run_threads(2, use, most_waiting=3) == "there is room again"
 
 
 def test_who_stops_waiting_takes_no_thread_away():

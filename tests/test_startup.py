@@ -11,7 +11,7 @@ import sys
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, lend_export
 
 from server.app import listen_on
 
@@ -20,6 +20,8 @@ BROUGHT = {"encoder__model": "none", "encoder__dim": 16}
 
 def start(data_dir, **settings):
     """Run `twopass serve` until it gives up; return its exit status and what it says."""
+    if settings.get("encoder__model") == "bundled":
+        lend_export(data_dir)
     done = subprocess.run(
         [sys.executable, "-m", "server.cli", "serve"],
         env=environment(data_dir, **settings),

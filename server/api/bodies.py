@@ -15,8 +15,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from server.api.schemas import DocumentIn, DocumentsIn, IdsIn, RebuildIn, SearchesIn, SearchIn
+from server.checking import NewDocument
 from server.errors import MediaTypeError
-from server.ingest import NewDocument
 
 NDJSON = "application/x-ndjson"
 
@@ -36,10 +36,10 @@ async def read_documents(request: Request) -> list[NewDocument]:
         MediaTypeError: neither JSON nor NDJSON.
         RequestValidationError: as pydantic says it; `loc` names the document.
     """
-    media_type = _media_type(request)
+    media_type = media_type_of(request)
     if media_type not in ("application/json", NDJSON):
         raise MediaTypeError(f"the body's content type is {media_type or 'not given'}")
-    return await _parsed(request, _from_lines if media_type == NDJSON else _from_json)
+    return await _parsed(request, from_lines if media_type == NDJSON else _from_json)
 
 
 async def read_search(request: Request) -> SearchIn:
@@ -69,7 +69,7 @@ async def read_json(request: Request, model: type[M]) -> M:
         MediaTypeError: it isn't.
         RequestValidationError: as pydantic says it.
     """
-    media_type = _media_type(request)
+    media_type = media_type_of(request)
     if not IS_JSON.fullmatch(media_type):
         raise MediaTypeError(f"the body's content type is {media_type or 'not given'}")
     return await _parsed(request, lambda body: checked(model, body))
@@ -109,12 +109,13 @@ def _from_json(body: bytes) -> list[NewDocument]:
         raise RequestValidationError(located(error, "body")) from error
 
 
-def _from_lines(body: bytes) -> list[NewDocument]:
+def from_lines(body: bytes, first: int = 1) -> list[NewDocument]:
+    """Parse NDJSON whose lines are counted from `first`. Raises RequestValidationError, with the line's number."""
     documents = []
-    for number, line in enumerate(body.split(b"\n"), 1):
+    for number, line in enumerate(body.split(b"\n"), first):
         if line.strip():
             try:
-                documents.append(_new(DocumentIn.model_validate_json(line)))
+                documents.append(_new(DocumentIn.model_validate_json(line), f"line {number}"))
             except ValidationError as error:
                 raise RequestValidationError(located(error, "body", f"line {number}")) from error
     return documents
@@ -127,7 +128,7 @@ async def _parsed(request: Request, parse: Callable[[bytes], T]) -> T:
     return await to_thread.run_sync(parse, body)
 
 
-def _media_type(request: Request) -> str:
+def media_type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -139,8 +140,8 @@ def located(error: ValidationError, *before: str) -> list[dict[str, Any]]:
     ]
 
 
-def _new(document: DocumentIn) -> NewDocument:
-    return NewDocument(document.id, document.text, document.metadata, document.vector)
+def _new(document: DocumentIn, where: str = "") -> NewDocument:
+    return NewDocument(document.id, document.text, document.metadata, document.vector, where)
 
 
 Documents = Annotated[list[NewDocument], Depends(read_documents)]

@@ -1,35 +1,102 @@
 """Routes under /documents."""
 
 import time
+from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 
 from server.api.answers import answer
-from server.api.bodies import NDJSON, Documents, Ids
+from server.api.bodies import NDJSON, Ids, media_type_of, read_documents
 from server.api.openapi import json_body
 from server.api.routes import Route
-from server.api.schemas import AddedOut, DeletedOut, DocumentOut, DocumentsIn, IdsIn, PageOut
+from server.api.schemas import (
+    AcceptedOut,
+    AddedOut,
+    DeletedOut,
+    DocumentOut,
+    DocumentsIn,
+    IdsIn,
+    OneDocumentOut,
+    PageOut,
+)
+from server.api.streams import read_pieces
 from server.api.threads import Service
+from server.filters import parse_filter
+from server.receiving import Accepted
 from server.records import Document
 
 router = APIRouter(tags=["documents"], route_class=Route)
 
-ONE_A_LINE = {"schema": {"type": "string", "description": "One document a line."}}
+ONE_A_LINE = {
+    "schema": {
+        "type": "string",
+        "description": "One document a line. With wait=false of any length: limits.body_bytes is that of a line then.",
+    }
+}
+WAIT = {
+    "name": "wait",
+    "in": "query",
+    "description": "false: answer 202 as soon as the documents survive a power loss, and encode them later.",
+    "schema": {"type": "boolean", "default": True},
+}
+
+
+@dataclass(frozen=True)
+class Sending:
+    """A request with documents, whose body isn't read yet."""
+
+    request: Request
+    wait: bool
+
+
+async def read_sending(request: Request) -> Sending:
+    """Look whether the client waits. Raises RequestValidationError."""
+    wait = request.query_params.get("wait", "true")
+    if wait not in ("true", "false"):
+        found = {"type": "bool_parsing", "loc": ("query", "wait"), "msg": "Input should be true or false"}
+        raise RequestValidationError([found])
+    return Sending(request, wait == "true")
 
 
 @router.post(
     "/documents",
     status_code=201,
     response_model=AddedOut,
-    openapi_extra=json_body(DocumentsIn, **{NDJSON: ONE_A_LINE}),
+    responses={202: {"model": AcceptedOut, "description": "Safe, and encoded later."}},
+    openapi_extra={**json_body(DocumentsIn, **{NDJSON: ONE_A_LINE}), "parameters": [WAIT]},
 )
-async def add_documents(service: Service, documents: Documents) -> Response:
+async def add_documents(service: Service, sending: Annotated[Sending, Depends(read_sending)]) -> Response:
     """Store documents. All of a request is stored, or none. Answers when they survive a power loss."""
+    if not sending.wait:
+        return accepted(await add_later(service, sending.request))
+    documents = await read_documents(sending.request)
     started = time.perf_counter()
     added = await service.ingest(service.collection.add, documents)
     took_ms = (time.perf_counter() - started) * 1000
+    if isinstance(added, Accepted):  # the program that encodes is down
+        return accepted(added)
     return answer(AddedOut(**vars(added), took_ms=round(took_ms, 3)), 201)
+
+
+async def add_later(service: Service, request: Request) -> Accepted:
+    """Put the documents of a request into the inbox: all of them, or none."""
+    if media_type_of(request) != NDJSON:
+        return await service.accept(service.collection.accept, await read_documents(request))
+    receiving = service.collection.receive()
+    try:
+        async for documents in read_pieces(request):
+            await service.accept(receiving.add, documents)
+        return await service.accept(receiving.accept)
+    except Exception:  # the client's disconnect too; what a kill leaves is dropped at the next start
+        await service.accept(receiving.drop)
+        raise
+
+
+def accepted(documents: Accepted) -> Response:
+    content = {"job": documents.job.told(), "ids": documents.ids, "warnings": documents.warnings}
+    return answer(content, 202)
 
 
 @router.get("/documents", response_model=PageOut)
@@ -44,17 +111,22 @@ async def list_documents(
 
 @router.post("/documents/delete", response_model=DeletedOut, openapi_extra=json_body(IdsIn))
 async def delete_documents(service: Service, body: Ids) -> Response:
-    """Remove documents by id; ids that don't exist are listed, not refused."""
+    """Remove documents by id, or all that match a filter; ids that don't exist are listed, not refused."""
+    if body.ids is None:
+        wanted = parse_filter(body.filter, limits=service.settings.limits)
+        n_deleted = await service.ingest(service.collection.delete_matching, wanted)
+        return answer(DeletedOut(deleted=n_deleted, missing=[]))
     found = await service.ingest(service.collection.delete, body.ids)
     gone = set(found)
     missing = [each for each in dict.fromkeys(body.ids) if each not in gone]
     return answer(DeletedOut(deleted=len(found), missing=missing))
 
 
-@router.get("/documents/{id:path}", response_model=DocumentOut)
+@router.get("/documents/{id:path}", response_model=OneDocumentOut)
 async def get_document(service: Service, id: str) -> Response:
-    """One document."""
-    return answer(document_out(await service.read(service.collection.get, id)))
+    """One document, as it is stored; or, if it isn't yet, as it waits to be encoded."""
+    document, is_pending = await service.read(service.collection.get, id)
+    return answer(OneDocumentOut(**vars(document_out(document)), pending=is_pending))
 
 
 @router.delete("/documents/{id:path}", response_model=DeletedOut)

@@ -34,7 +34,7 @@ def add_error_handlers(app: FastAPI) -> None:
     """Make the app answer every error in our shape."""
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
-        return problem_response(error, request.state.request_id)
+        return problem_response(error, request.state.request_id, request.url.path)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -51,8 +51,7 @@ def add_error_handlers(app: FastAPI) -> None:
             405: f"{request.url.path} doesn't take {request.method}",
         }.get(error.status_code, error.detail)
         body = problem(answer, detail, request.state.request_id)
-        headers = dict(error.headers or {})
-        return JSONResponse(body, error.status_code, headers=headers, media_type=PROBLEM_JSON)
+        return answered(body, request.url.path, dict(error.headers or {}))
 
     for kind in ANSWERS:
         app.add_exception_handler(kind, ours)
@@ -60,7 +59,17 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, framework)
 
 
-def problem_response(error: Exception, request_id: str) -> JSONResponse:
+def answered(body: dict[str, Any], path: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The problem as an answer; under /v1 once more as `error`, which is all that OpenAI's clients read."""
+    status = body["status"]
+    if path.startswith("/v1/"):
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        told = {"message": body["detail"], "type": kind, "param": body.get("where"), "code": body["code"]}
+        body = {**body, "error": told}
+    return JSONResponse(body, status, headers=headers, media_type=PROBLEM_JSON)
+
+
+def problem_response(error: Exception, request_id: str, path: str) -> JSONResponse:
     """Answer one of our own errors."""
     answer = answer_for(error)
     assert answer is not None
@@ -71,7 +80,7 @@ def problem_response(error: Exception, request_id: str) -> JSONResponse:
         headers["Retry-After"] = RETRY_AFTER_S[answer.status]
     if answer.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(body, answer.status, headers=headers, media_type=PROBLEM_JSON)
+    return answered(body, path, headers)
 
 
 def _invalid(request: Request, findings: Sequence[Any]) -> JSONResponse:
@@ -80,14 +89,14 @@ def _invalid(request: Request, findings: Sequence[Any]) -> JSONResponse:
     first = findings[0]
     if first["type"] == "json_invalid":
         detail = f"the body can't be read as JSON: {_why(first)} ({place(first['loc'])})"
-        return JSONResponse(problem(MALFORMED, detail, request_id), 400, media_type=PROBLEM_JSON)
+        return answered(problem(MALFORMED, detail, request_id), request.url.path)
     listed = [{"where": place(each["loc"]), "why": _why(each)} for each in findings[:MAX_FINDINGS]]
     answer = UNKNOWN_FIELD if first["type"] == "extra_forbidden" else ANSWERS[InputError]
     detail = f"{listed[0]['where']}: {listed[0]['why']}"
     if len(findings) > 1:
         detail += f" (and {len(findings) - 1} more)"
     body = problem(answer, detail, request_id, where=listed[0]["where"], errors=listed)
-    return JSONResponse(body, 422, media_type=PROBLEM_JSON)
+    return answered(body, request.url.path)
 
 
 def place(loc: Sequence[Any]) -> str:

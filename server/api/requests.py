@@ -7,12 +7,11 @@ import traceback
 
 import structlog
 from anyio import to_thread
-from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.problems import PROBLEM_JSON, problem_response
+from server.api.problems import answered, problem_response
 from server.auth import OPEN_PATHS, check_key
 from server.errors import ANSWERS, ServiceError, TooLargeError, UnauthorizedError, problem
 from server.memory import LARGE_BYTES, give_back
@@ -40,8 +39,8 @@ class Requests:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if ACCEPTABLE_ID.fullmatch(given) else os.urandom(16).hex()
-        scope.setdefault("state", {})["request_id"] = request_id
         body = Body(receive, headers, self.body_limit_bytes)
+        scope.setdefault("state", {}).update(request_id=request_id, body=body)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -53,18 +52,16 @@ class Requests:
 
         try:
             check_key(self.api_key, scope["path"], headers.get(b"authorization", b""))
-            body.check_size()
             await self.app(scope, body.receive, send_with_id)
         except (UnauthorizedError, TooLargeError) as error:
-            await problem_response(error, request_id)(scope, receive, send_with_id)
+            await problem_response(error, request_id, scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             status = status or HUNG_UP
         except Exception as error:  # noqa: BLE001  the last stop: without it there is no answer
             _log_unforeseen(error, request_id)
             if not status:
                 content = problem(ANSWERS[ServiceError], "something went wrong inside twopass", request_id)
-                response = JSONResponse(content, 500, media_type=PROBLEM_JSON)
-                await response(scope, receive, send_with_id)
+                await answered(content, scope["path"])(scope, receive, send_with_id)
         tell = self._log.debug if scope["path"] in OPEN_PATHS else self._log.info  # probes: every few seconds
         tell(
             "request",
@@ -79,25 +76,32 @@ class Requests:
 
 
 class Body:
-    """Counts a request's body against the limit: by what its header says, or as it comes."""
+    """Counts a request's body against the limit: by what its header says, or as it comes.
+
+    A route that takes a stream of any length sets `is_stream` before it reads, and keeps no more of it than it may.
+    """
 
     def __init__(self, receive: Receive, headers: dict[bytes, bytes], limit_bytes: int) -> None:
         self._receive = receive
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         said = headers.get(b"content-length", b"")
         self.n_bytes = int(said) if said.isdigit() and b"transfer-encoding" not in headers else 0
-        # The HTTP server sees to it that a body is as long as its header says.
-        self.receive = receive if self.n_bytes else self._receive_counted
+        self._is_counted = not self.n_bytes  # else the HTTP server sees to it that it is as long as the header says
+        self.is_stream = False
 
     def check_size(self) -> None:
         """Raise TooLargeError if there is too much of it."""
-        if self.n_bytes > self._limit_bytes:
+        if self.n_bytes > self.limit_bytes and not self.is_stream:
             raise TooLargeError(
-                f"the body has {self.n_bytes} bytes or more; the limit is {self._limit_bytes}",
+                f"the body has {self.n_bytes} bytes or more; the limit is {self.limit_bytes}",
                 "Split it into several requests, or raise limits.body_bytes.",
             )
 
-    async def _receive_counted(self) -> Message:
+    async def receive(self) -> Message:
+        """Return the next part. Raises TooLargeError, before the first if the header says so."""
+        if not self._is_counted:
+            self.check_size()
+            return await self._receive()
         message = await self._receive()
         self.n_bytes += len(message.get("body", b""))
         self.check_size()

@@ -17,6 +17,8 @@ class Route(APIRoute):
     def get_route_handler(self) -> Handler:
         """Build what answers a request; FastAPI calls this once for each route."""
         known = {each.alias for each in self.dependant.query_params}
+        # And those that a dependency reads for itself.
+        known |= {each["name"] for each in (self.openapi_extra or {}).get("parameters", ())}
         handle = self._straight() if self._needs_only_the_request() else super().get_route_handler()
 
         async def answered(request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from index.axes import Order
@@ -54,6 +54,11 @@ class DocumentOut(_Out):
     passages: int
 
 
+class OneDocumentOut(DocumentOut):
+    pending: bool
+    """Whether it, or a newer version of it, waits to be encoded: searches don't find that yet."""
+
+
 class PageOut(_Out):
     documents: list[DocumentOut]
     next: str | None
@@ -61,7 +66,16 @@ class PageOut(_Out):
 
 
 class IdsIn(_In):
-    ids: list[str]
+    ids: list[str] | None = None
+    """Either these or filter."""
+    filter: dict[str, Any] | None = None
+    """Every document that matches; as in POST /search."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "IdsIn":
+        if (self.ids is None) == (self.filter is None):
+            raise PydanticCustomError("one_of", "either ids or filter has to be given")
+        return self
 
 
 class DeletedOut(_Out):
@@ -78,6 +92,8 @@ class SearchIn(_In):
     """What to search for, in words. Either this or vector."""
     vector: Vector | None = None
     """A query vector of full dimension; numbers, or base64 of little-endian float32."""
+    like: str | None = None
+    """The id of a document: others like it are wanted. Instead of query and vector."""
     k: int = Field(default=10, ge=1, strict=True)
     """Distinct documents wanted; at most limits.k of the settings."""
     mode: Mode = Mode.TWO_PASS
@@ -86,6 +102,18 @@ class SearchIn(_In):
     oversample: float | None = Field(default=None, ge=1, le=1000, allow_inf_nan=False)
     """Candidates per hit asked for; when absent the setting index.oversample, or what the stored vectors were measured
     to need where that is more."""
+    target_recall: float | None = Field(default=None, ge=0.5, le=1, allow_inf_nan=False)
+    """Share of the true nearest that are to be among the candidates: instead of oversample, the least is taken that was
+    measured on the stored vectors to reach this."""
+    offset: int = Field(default=0, ge=0, strict=True)
+    """Hits passed over, for the next page; offset and k together are at most limits.k."""
+    filter: dict[str, Any] | None = None
+    """Conditions on the metadata, as {"year": {"$gte": 2020}, "tags": {"$in": ["tax"]}}: only documents that match are
+    found, and k of them where there are k."""
+    group_by: str | None = None
+    """A field of the metadata: of the documents that share its value only the best is returned."""
+    mmr: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    """Diversity of the hits: 0 is none, 1 looks at nothing else. Maximal marginal relevance over full vectors."""
     max_read: int | None = Field(default=None, ge=1, le=MAX_READ_LIMIT, strict=True)
     """Full vectors that mode certified reads at most; the setting index.max_read when absent."""
     score_threshold: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
@@ -113,6 +141,8 @@ class HitExplanation(_Out):
     """Place among the first pass's passages, from 1; in mode certified by upper bound; null in mode exact."""
     rank: int
     """Place among the hits, from 1."""
+    scores: dict[int, float]
+    """Cosine of the leading 64, 128, 256, 512 and of all dimensions of the full vectors, each re-normalised."""
 
 
 class HitOut(_Out):
@@ -137,6 +167,13 @@ class SearchExplanation(_Out):
     """Those of the rows that weren't in the page cache; null where the system can't say."""
     proved: int
     """Leading hits that are certainly the best of all, in order; before a score_threshold."""
+    oversample: float
+    """Candidates for each document looked for."""
+    measured_recall: float | None
+    """Share of the true 10 nearest among as many candidates, measured when the first pass was made; null where it
+    wasn't, as below 1000 passages."""
+    allowed: int | None
+    """Passages that the filter lets through; null without one."""
 
 
 class SearchOut(_Out):
@@ -147,7 +184,7 @@ class SearchOut(_Out):
     """true: the hits are what mode exact would find, proved. Always so in mode exact; in mode certified unless max_read
     was reached; in mode two_pass where it happened to read everything."""
     timings_ms: dict[str, float]
-    """encode, first_pass, second_pass, fetch, total."""
+    """encode, filter, first_pass, second_pass, fetch, total; also in the header Server-Timing."""
     explain: SearchExplanation | None = None
     warnings: list[str]
 
@@ -183,22 +220,30 @@ class ProgressOut(_Out):
     done: int
     total: int
     unit: str
+    rate: float | None
+    """Units a second over the last minute; null unless it is running."""
     eta_s: float | None
-    """Seconds left, guessed from those so far; null where there is nothing to guess from."""
+    """Seconds left at that rate."""
 
 
 class JobOut(_Out):
     id: str
     type: str
-    """rebuild."""
-    status: Literal["waiting", "running", "done", "failed", "cancelled"]
+    """ingest, reembed or rebuild."""
+    status: Literal["waiting", "running", "paused", "done", "failed", "cancelled"]
     stage: str
-    """Of a rebuild: sampling, training, filling, measuring; empty before."""
+    """What it does, or what it waits for; of a rebuild: sampling, training, filling, measuring."""
     progress: ProgressOut
+    wishes: dict[str, Any]
+    """What was asked for."""
+    created_at: str
+    """ISO 8601, UTC."""
     error: str | None
-    """Why it failed."""
+    """Why it failed, or what it needs."""
     result: dict[str, Any] | None
-    """Of a rebuild: plan and evidence, as in /stats. null while it runs, and where there was nothing to do."""
+    """Of an ingest: how many documents were created, updated, unchanged, overtaken by newer ones, and failed, with the
+    ids and reasons of the first 100; and passages. Of a rebuild: plan and evidence, as in /stats; null while it runs,
+    and where there was nothing to do."""
 
 
 class JobsOut(_Out):
@@ -207,6 +252,15 @@ class JobsOut(_Out):
 
 class RebuildOut(_Out):
     job: JobOut
+
+
+class AcceptedOut(_Out):
+    """Documents that survive a power loss from now on; searches find them once the job has stored them."""
+
+    job: JobOut
+    ids: list[str] | None
+    """Of all documents, in the order of the request; null for a stream of lines."""
+    warnings: list[str]
 
 
 class Problem(_Out):
@@ -223,3 +277,5 @@ class Problem(_Out):
     request_id: str
     where: str | None = None
     """The field that is wrong, where it is one."""
+    error: dict[str, str | None] | None = None
+    """Under /v1 only, for OpenAI's clients: message, type, param and code."""

@@ -12,8 +12,11 @@ from server.api.openapi import json_body
 from server.api.routes import Route
 from server.api.schemas import Include, SearchesIn, SearchesOut, SearchIn, SearchOut
 from server.api.threads import Service
+from server.conditions import parse_path
 from server.errors import InputError, TooLargeError
+from server.filters import parse_filter
 from server.searches import Answer, Hit, Query
+from server.settings import LimitSettings
 
 router = APIRouter(tags=["search"], route_class=Route)
 
@@ -24,9 +27,14 @@ R = TypeVar("R")
 @router.post("/search", response_model=SearchOut, openapi_extra=json_body(SearchIn))
 async def search(service: Service, body: Search) -> Response:
     """Find the k best documents by meaning."""
-    query = query_of(body, service.settings.limits.k, "")
+    query = query_of(body, service.settings.limits, "")
     answers, total_s = await service.read(timed, service.collection.search, [query])
-    return answer(search_out(body, answers[0], total_s))
+    out = search_out(body, answers[0], total_s)
+    response = answer(out)
+    response.headers["Server-Timing"] = ", ".join(
+        f"{name};dur={ms}" for name, ms in out["timings_ms"].items()
+    )
+    return response
 
 
 @router.post("/search/batch", response_model=SearchesOut, openapi_extra=json_body(SearchesIn))
@@ -34,8 +42,8 @@ async def search_batch(service: Service, body: SearchList) -> Response:
     """Several searches in one request, encoded together."""
     searches = body.searches
     check_batch(len(searches), service.settings.limits.searches_per_batch)
-    k_limit = service.settings.limits.k
-    queries = [query_of(each, k_limit, f"searches[{at}].") for at, each in enumerate(searches)]
+    limits = service.settings.limits
+    queries = [query_of(each, limits, f"searches[{at}].") for at, each in enumerate(searches)]
     answers, total_s = await service.read(timed, service.collection.search, queries)
     return answer({"results": [search_out(*each, total_s) for each in zip(searches, answers, strict=True)]})
 
@@ -52,20 +60,35 @@ def check_batch(n_searches: int, limit: int) -> None:
         raise TooLargeError(f"{n_searches} searches in one request; the limit is {limit}")
 
 
-def query_of(body: SearchIn, k_limit: int, where: str) -> Query:
+def query_of(body: SearchIn, limits: LimitSettings, where: str) -> Query:
     """Check what the schema can't. `where` is what stands before a field's name in an error."""
+    k_limit = limits.k
     if body.k > k_limit:
         raise InputError(
             f"k is {body.k}; the largest is {k_limit}", f"{where}k", "Ask for fewer, or raise limits.k."
         )
+    if body.offset + body.k > k_limit:
+        raise InputError(
+            f"offset and k are {body.offset + body.k} together; the largest is {k_limit}", f"{where}offset",
+            "Narrow the search by a filter, or raise limits.k.",
+        )  # fmt: skip
+    if body.group_by is not None:
+        parse_path(body.group_by, f"{where}group_by")
     return Query(
-        body.query,
-        body.vector,
-        body.k,
-        body.mode,
-        body.oversample,
-        body.score_threshold,
+        text=body.query,
+        vector=body.vector,
+        like=body.like,
+        k=body.k,
+        offset=body.offset,
+        mode=body.mode,
+        oversample=body.oversample,
+        target_recall=body.target_recall,
+        filter=None if body.filter is None else parse_filter(body.filter, where=f"{where}filter", limits=limits),
+        score_threshold=body.score_threshold,
+        group_by=body.group_by,
+        mmr=body.mmr,
         with_vectors="vector" in body.include,
+        explain="explain" in body.include,
         max_read=body.max_read,
         where=where,
     )
@@ -76,6 +99,7 @@ def search_out(body: SearchIn, answer: Answer, total_s: float) -> dict[str, Any]
     found = answer.found
     seconds = {
         "encode": answer.encode_s,
+        "filter": answer.filter_s,
         "first_pass": found.first_pass_s,
         "second_pass": found.second_pass_s,
         "fetch": answer.fetch_s,
@@ -94,6 +118,9 @@ def search_out(body: SearchIn, answer: Answer, total_s: float) -> dict[str, Any]
             "bytes_read": found.bytes_read,
             "cold_reads": None if found.cold_reads < 0 else found.cold_reads,
             "proved": found.n_proved,
+            "oversample": answer.oversample,
+            "measured_recall": answer.recall,
+            "allowed": answer.n_allowed,
         }
     return out
 
@@ -116,7 +143,12 @@ def hit_out(hit: Hit, include: Sequence[Include]) -> dict[str, Any]:
         out["vector"] = hit.vector.tolist()
     if "explain" in include:
         prefix_score = None if at.prefix_score is None else _cosine(at.prefix_score)
-        out["explain"] = {"prefix_score": prefix_score, "prefix_rank": at.prefix_rank, "rank": hit.rank}
+        out["explain"] = {
+            "prefix_score": prefix_score,
+            "prefix_rank": at.prefix_rank,
+            "rank": hit.rank,
+            "scores": {length: _cosine(score) for length, score in hit.scores.items()},
+        }
     return out
 
 

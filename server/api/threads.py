@@ -1,6 +1,7 @@
 """From the event loop to threads and back: what encodes, searches or reads never runs on the loop.
 
-Ingest has threads of its own, so that any number of waiting ingests leaves searches their threads.
+Ingest has threads of its own, so that any number of waiting ingests leaves searches their threads. Of either only
+so many may wait, since each keeps its body in memory; one more is refused, to come again later.
 """
 
 import asyncio
@@ -15,9 +16,11 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
 from server.collection import Collection
+from server.errors import BusyError
 from server.settings import Settings
 
 INGEST_THREADS = 4
+INBOX_THREADS = 2
 READ_THREADS = 16
 
 P = ParamSpec("P")
@@ -32,15 +35,35 @@ class Running:
     def __init__(self, collection: Collection, settings: Settings) -> None:
         self.collection = collection
         self.settings = settings
+        self._most_waiting = settings.limits.waiting_requests
         self._ingest = CapacityLimiter(INGEST_THREADS)
-        self._readers = Threads(READ_THREADS, "read")
+        self._n_ingests = 0  # running and waiting
+        self._inbox = CapacityLimiter(INBOX_THREADS)
+        self._n_accepting = 0  # the same, of short writes
+        self._readers = Threads(READ_THREADS, "read", self._most_waiting)
 
     async def ingest(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a call that writes; further ones wait here, holding no thread."""
-        return await to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self._ingest)
+        """Run a call that writes; further ones wait here, holding no thread. Raises BusyError."""
+        if self._n_ingests >= INGEST_THREADS + self._most_waiting:
+            raise _busy(self._most_waiting, "writes")
+        self._n_ingests += 1
+        try:
+            return await to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self._ingest)
+        finally:
+            self._n_ingests -= 1
+
+    async def accept(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a call that puts something into the inbox: short, never behind those that encode. Raises BusyError."""
+        if self._n_accepting >= INBOX_THREADS + self._most_waiting:
+            raise _busy(self._most_waiting, "writes")
+        self._n_accepting += 1
+        try:
+            return await to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self._inbox)
+        finally:
+            self._n_accepting -= 1
 
     async def read(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a call that searches or reads."""
+        """Run a call that searches or reads. Raises BusyError."""
         return await self._readers.run(lambda: call(*args, **kwargs))
 
     def close(self) -> None:
@@ -55,23 +78,26 @@ class Threads:
     of that is decided on the event loop, so that no lock is needed.
     """
 
-    def __init__(self, limit: int, name: str) -> None:
+    def __init__(self, limit: int, name: str, most_waiting: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._limit = limit
         self._name = name
+        self._most_waiting = most_waiting
         self._threads: dict[threading.Thread, SimpleQueue[_Call | None]] = {}
         self._idle: list[SimpleQueue[_Call | None]] = []
         self._waiting: deque[_Call] = deque()
 
     async def run(self, call: Callable[[], R]) -> R:
-        """Run a call in a thread, the next free one. Whoever stops waiting for it doesn't stop it."""
+        """Run a call in a thread, the next free one. Whoever stops waiting for it doesn't stop it. Raises BusyError."""
         answer: asyncio.Future[R] = self._loop.create_future()
         if self._idle:
             self._idle.pop().put((answer, call))
         elif len(self._threads) < self._limit:
             self._start().put((answer, call))
-        else:
+        elif len(self._waiting) < self._most_waiting:
             self._waiting.append((answer, call))
+        else:
+            raise _busy(self._most_waiting, "searches")
         return await answer
 
     def close(self) -> None:
@@ -114,6 +140,10 @@ class Threads:
             calls.put(self._waiting.popleft())
         else:
             self._idle.append(calls)
+
+
+def _busy(n_waiting: int, what: str) -> BusyError:
+    return BusyError(f"as many {what} are waiting for their turn as may: {n_waiting}")
 
 
 async def running(request: Request) -> Running:

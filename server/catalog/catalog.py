@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalog.database import Database
+from server.catalog.filtering import Filtering
+from server.catalog.fulltext import FullText
 from server.catalog.generations import Generations
-from server.catalog.job_table import JobTable
+from server.catalog.job_table import JobTable, leave
 from server.errors import StaleWriteError
 from server.records import Document, DocumentWrite, Known, LiveRows, PassageRow, Removed, Stored
 
@@ -38,6 +40,8 @@ class Catalog:
         self._database = Database(path, read_only=read_only)
         self.generations = Generations(self._database)
         self.jobs = JobTable(self._database)
+        self.filtering = Filtering(self._database, read_only=read_only)
+        self.fulltext = FullText(self._database)
 
     # Writing
 
@@ -56,20 +60,23 @@ class Catalog:
         Args:
             documents: new ones and ones that replace what has their id.
             new_metadata: (id, content hash, metadata) of documents whose text stays as it is.
-            from_inbox: numbers of the inbox's documents that these are; they leave it.
+            from_inbox: numbers of the inbox's documents that these are, all of one job; they leave it and are
+                counted there.
             overtaken: ids whose documents in the inbox came earlier than these and leave it too.
 
         Raises:
-            StaleWriteError: a document of new_metadata was changed meanwhile; nothing is written.
+            StaleWriteError: a document of new_metadata was changed meanwhile, or one of from_inbox isn't there any
+                more; nothing is written.
             DiskFullError, StorageError: nothing is written.
         """
         now, created, row = time.time(), 0, first_row
         removed: list[tuple[int, int]] = []
         rest = iter(checksums)
         with self._database.transaction() as connection:
-            connection.executemany("DELETE FROM inbox WHERE number = ?", [(each,) for each in from_inbox])
             connection.executemany("DELETE FROM inbox WHERE id = ?", [(each,) for each in overtaken])
+            n_changed = 0
             for identifier, content_hash, metadata in new_metadata:
+                n_changed += 1
                 changed = connection.execute(
                     "UPDATE documents SET metadata = ?, updated_at = ? WHERE id = ? AND content_hash = ?",
                     (metadata, now, identifier, content_hash),
@@ -94,7 +101,13 @@ class Catalog:
                     )
                     row += 1
             connection.execute("UPDATE generations SET n_rows = ? WHERE number = ?", (row, generation))
-        return Stored(created, len(documents) - created, _by_generation(removed))
+            updated = len(documents) - created
+            if from_inbox:
+                leave(connection, from_inbox, {
+                    "created": created, "updated": updated + n_changed,
+                    "unchanged": len(from_inbox) - len(documents) - n_changed, "passages": row - first_row,
+                })  # fmt: skip
+        return Stored(created, updated, _by_generation(removed))
 
     def delete(self, ids: Sequence[str]) -> tuple[list[str], Removed]:
         """Commit the removal of documents; return the ids that existed and the rows that are dead now."""
@@ -260,6 +273,32 @@ class Catalog:
                 (generation, after, limit),
             ).fetchall()
 
+    def n_missing(self, generation: int) -> int:
+        """Return how many documents with a text have no passage there."""
+        with self._database.reading() as connection:
+            (found,) = connection.execute(
+                "SELECT count(*) FROM documents WHERE text IS NOT NULL "
+                "AND NOT EXISTS (SELECT 1 FROM passages WHERE document = number AND generation = ?)",
+                (generation,),
+            ).fetchone()
+        return int(found)
+
+    def rows_of(self, generation: int, identifier: str) -> list[int]:
+        """Return the rows of a document's passages, in order; none if there is no such document."""
+        with self._database.reading() as connection:
+            found = connection.execute(
+                "SELECT row FROM passages JOIN documents ON document = number "
+                "WHERE id = ? AND generation = ? ORDER BY row",
+                (identifier, generation),
+            ).fetchall()
+        return [row for (row,) in found]
+
+    def id_of(self, number: int) -> str:
+        """Return the id of a document by its number; empty if it is gone."""
+        with self._database.reading() as connection:
+            found = connection.execute("SELECT id FROM documents WHERE number = ?", (number,)).fetchone()
+        return found[0] if found else ""
+
     def own_vectors(self) -> int:
         """Return how many documents came with a vector of the client's."""
         with self._database.reading() as connection:
@@ -287,6 +326,7 @@ class Catalog:
                 "SELECT count(*) FROM documents WHERE number NOT IN "
                 f"(SELECT document FROM passages WHERE generation = {CURRENT})"
             ).fetchone()
+            found += self.fulltext.problems(connection)
         if beyond:
             found.append(f"{beyond} passages point behind the last committed row")
         if without:

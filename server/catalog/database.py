@@ -7,12 +7,13 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from index.errors import DiskFullError, StorageError
 from server.catalog.schema import FORMAT_VERSION, MIGRATIONS, SCHEMA
+from server.catalog.words import register
 from server.errors import CatalogDamagedError, FormatError
 
 N_READERS = 8  # connections kept for reading; more threads than that wait for one, microseconds each
@@ -32,6 +33,8 @@ class Database:
         """
         self.path = path
         self._read_only = read_only
+        # Called inside every transaction right before it is committed; what it returns, right after.
+        self.before_commit: Callable[[sqlite3.Connection], Callable[[], None]] = lambda _: lambda: None
         self._writing = threading.Lock()
         self._writer = self._connect()
         self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
@@ -63,6 +66,7 @@ class Database:
                 connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA cache_size = -2048")  # KiB for each; the page cache does more
+            register(connection)
             return connection
 
     def _check_format(self) -> None:
@@ -114,7 +118,9 @@ class Database:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
+                publish = self.before_commit(self._writer)
                 self._writer.execute("COMMIT")
+                publish()
             except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")

@@ -1,6 +1,25 @@
 """The tables, and the steps that lead an older catalog to them."""
 
+from server.catalog.words import TOKENIZER
+
 FORMAT_VERSION = 2
+
+# The index keeps the words alone; where it needs a text again (to take a document out, to be made anew), it reads it
+# here. `spaced` is ours: see words.py. The triggers keep it in step whoever writes.
+FULL_TEXT = f"""
+CREATE VIEW searchable AS SELECT number, spaced(text) AS text FROM documents WHERE text IS NOT NULL;
+CREATE VIRTUAL TABLE fulltext USING fts5 (
+    text, content = 'searchable', content_rowid = 'number', tokenize = '{TOKENIZER}'
+);
+CREATE TRIGGER fulltext_added AFTER INSERT ON documents WHEN new.text IS NOT NULL
+    BEGIN INSERT INTO fulltext (rowid, text) VALUES (new.number, spaced(new.text)); END;
+CREATE TRIGGER fulltext_removed AFTER DELETE ON documents WHEN old.text IS NOT NULL
+    BEGIN INSERT INTO fulltext (fulltext, rowid, text) VALUES ('delete', old.number, spaced(old.text)); END;
+CREATE TRIGGER fulltext_changed AFTER UPDATE OF text ON documents WHEN old.text IS NOT new.text
+    BEGIN INSERT INTO fulltext (fulltext, rowid, text)
+    SELECT 'delete', old.number, spaced(old.text) WHERE old.text IS NOT NULL; INSERT INTO fulltext (rowid, text)
+    SELECT new.number, spaced(new.text) WHERE new.text IS NOT NULL; END;
+"""
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT;
@@ -24,6 +43,22 @@ CREATE TABLE documents (
     created_at   REAL NOT NULL,      -- seconds since 1970, UTC
     updated_at   REAL NOT NULL
 ) STRICT;
+-- The metadata once more, without the texts: over 100 000 documents of 1 KB a filter takes 0.2 s here, not 0.5 s.
+CREATE INDEX documents_metadata ON documents (number, metadata);
+CREATE TABLE metadata_indexes (
+    number       INTEGER PRIMARY KEY AUTOINCREMENT,
+    path         TEXT NOT NULL UNIQUE,
+    is_built     INTEGER NOT NULL    -- 1: every document is in it
+) STRICT;
+CREATE TABLE metadata_values (
+    path         INTEGER NOT NULL,   -- the number of an index
+    kind         INTEGER NOT NULL,   -- see metadata_values.py
+    member       INTEGER NOT NULL,   -- 1: an item of the list that stands there
+    value        ANY NOT NULL,
+    document     INTEGER NOT NULL,
+    PRIMARY KEY (path, kind, member, value, document)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX metadata_values_by_document ON metadata_values (document);
 CREATE TABLE passages (
     generation   INTEGER NOT NULL REFERENCES generations,
     row          INTEGER NOT NULL,   -- its vector's row in the generation's vector file
@@ -38,7 +73,7 @@ CREATE INDEX passages_by_document ON passages (document);
 CREATE TABLE jobs (
     id           TEXT PRIMARY KEY,
     type         TEXT NOT NULL,      -- ingest or reembed
-    status       TEXT NOT NULL,      -- waiting, running, paused, done, failed or cancelled
+    status       TEXT NOT NULL,      -- receiving, waiting, running, paused, done, failed or cancelled
     done         INTEGER NOT NULL,
     total        INTEGER NOT NULL,
     wishes       TEXT NOT NULL,      -- what was asked for, as a JSON object
@@ -56,7 +91,7 @@ CREATE TABLE inbox (
 ) STRICT;
 CREATE INDEX inbox_by_job ON inbox (job);
 CREATE INDEX inbox_by_id ON inbox (id);
-"""
+""" + FULL_TEXT
 
 # The statements that lead from this format to the next.
 MIGRATIONS = {
@@ -64,6 +99,21 @@ MIGRATIONS = {
 ALTER TABLE generations ADD COLUMN encoder TEXT;
 ALTER TABLE generations ADD COLUMN replaces TEXT;
 ALTER TABLE generations ADD COLUMN retired_at REAL;
+CREATE INDEX documents_metadata ON documents (number, metadata);
+CREATE TABLE metadata_indexes (
+    number       INTEGER PRIMARY KEY AUTOINCREMENT,
+    path         TEXT NOT NULL UNIQUE,
+    is_built     INTEGER NOT NULL
+) STRICT;
+CREATE TABLE metadata_values (
+    path         INTEGER NOT NULL,
+    kind         INTEGER NOT NULL,
+    member       INTEGER NOT NULL,
+    value        ANY NOT NULL,
+    document     INTEGER NOT NULL,
+    PRIMARY KEY (path, kind, member, value, document)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX metadata_values_by_document ON metadata_values (document);
 CREATE TABLE jobs (
     id           TEXT PRIMARY KEY,
     type         TEXT NOT NULL,
@@ -85,5 +135,7 @@ CREATE TABLE inbox (
 ) STRICT;
 CREATE INDEX inbox_by_job ON inbox (job);
 CREATE INDEX inbox_by_id ON inbox (id);
+""" + FULL_TEXT + """
+INSERT INTO fulltext (fulltext) VALUES ('rebuild');
 """,
 }

@@ -35,9 +35,10 @@ Examples
   twopass ingest ~/notes ~/papers/list.jsonl
   twopass ingest ~/notes --base ~     (ids like notes/todo.md)
   man git | twopass ingest -
+  twopass ingest ~/library --no-wait && twopass jobs
 
-Exit code: 0 if everything is stored, 1 if something was skipped, 2 if the server could not be reached or
-would not go on, 130 after Ctrl-C.""",
+Exit code: 0 if everything is stored (with --no-wait: accepted), 1 if something was skipped, 2 if the server could
+not be reached or would not go on, 130 after Ctrl-C.""",
 )
 def ingest(
     paths: Annotated[
@@ -48,6 +49,9 @@ def ingest(
         Path | None,
         typer.Option(metavar="FOLDER", help="Make ids relative to this folder, for files that move."),
     ] = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="End when all is safe on the server, which encodes it later.")
+    ] = False,
     url: Url = LOCAL_SERVER,
     api_key: ApiKey = "",
 ) -> None:
@@ -61,7 +65,7 @@ def ingest(
     """
     from server.incoming import Skipped, Skips
     from server.readers import count_documents, find_sources, read_sources
-    from server.uploading import IngestReport
+    from server.uploading import IngestReport, follow
     from server.uploading import ingest as send
 
     skips, report = Skips(), IngestReport()
@@ -79,16 +83,23 @@ def ingest(
                 skips.add(skipped)
                 on_done(1)
 
-            send(client, read_sources(found.sources, on_skip), report, on_done, wait_for_server)
+            read = read_sources(found.sources, on_skip)
+            send(client, read, report, on_done, wait_for_server, wait=not no_wait)
+            if not no_wait:
+                follow(client, report, on_done, wait_for_server, tell_why_it_waits)
     except KeyboardInterrupt:
         code = INTERRUPTED
         typer.echo("Interrupted. The same command goes on where it stopped: what is stored is skipped.")
     except typer.Exit as stopped:
         code = stopped.exit_code
-    if report.stored or code != FAILED:
+    if report.stored or report.accepted or code != FAILED:
         echo(stored_lines(report, time.monotonic() - started))
         echo(skipped_lines(skips, report, found))
     raise typer.Exit(code or (INCOMPLETE if skips.count or report.refused.count else 0))
+
+
+def tell_why_it_waits(why: str) -> None:
+    typer.echo(f"Everything is safe on the server, which waits: {plain(why)}", err=True)
 
 
 @app.command(

@@ -1,0 +1,81 @@
+"""What goes over the wire under /v1, in the shape of OpenAI's embeddings API."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+
+def _no_tokens(value: Any) -> Any:
+    """Refuse arrays of tokens, which OpenAI's clients may send: they are another tokenizer's, of another model."""
+    first = value[0] if isinstance(value, list) and value else None
+    if isinstance(first, int | list):
+        raise PydanticCustomError("no_tokens", "Input should be a string or a list of strings, not tokens")
+    return value
+
+
+class EmbeddingsIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    input: Annotated[str | list[str], BeforeValidator(_no_tokens)]
+    """A text or a list of texts, none empty and none longer than the model reads; nothing is cut."""
+    model: str
+    """As GET /v1/models has it, or one of its aliases."""
+    dimensions: int | None = Field(default=None, ge=1, strict=True)
+    """Leading dimensions wanted; they are normalised again. All when absent."""
+    encoding_format: Literal["float", "base64"] = "float"
+    """float: numbers. base64: of little-endian float32, a third as long."""
+    input_type: Literal["query", "document", "passage"] = "document"
+    """What the texts are, which decides the prompt that the model puts before them: `query` for what is searched
+    with, `document` for what is searched through. `passage` is another word for document."""
+    user: str | None = None
+    """Ignored."""
+
+
+class EmbeddingOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    """The text's place in `input`."""
+    embedding: list[float] | str
+    """Unit length."""
+
+
+class UsageOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    prompt_tokens: int
+    """As the model counts, its prompt and special tokens included; an estimate where another program encodes."""
+    total_tokens: int
+
+
+class EmbeddingsOut(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[EmbeddingOut]
+    model: str
+    usage: UsageOut
+
+
+class ModelOut(BaseModel):
+    """A model that is served here; everything behind owned_by is more than OpenAI tells."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    """Nobody knows: 0."""
+    owned_by: Literal["twopass"] = "twopass"
+    aliases: list[str]
+    """Other names that /v1/embeddings takes for it."""
+    dim: int
+    max_tokens: int
+    """Longest input, its prompt and special tokens included."""
+    query_prompt: str
+    document_prompt: str
+
+
+class ModelsOut(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelOut]

@@ -1,0 +1,60 @@
+"""What serves: one generation of vectors, the encoder that made them, and the use cases over the two."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+from server.encoders.encoder import Encoder
+from server.ingest import Ingest
+from server.jobs import Jobs
+from server.searches import Searches
+from server.settings import IndexSettings, LimitSettings
+from server.store import LocalStore
+from server.upkeep import Upkeep
+
+
+class Live:
+    """A store and its encoder, together until another generation takes over.
+
+    Whoever works with it does so inside `used()`: then it isn't closed under them.
+    """
+
+    def __init__(
+        self,
+        store: LocalStore,
+        encoder: Encoder | None,
+        index: IndexSettings,
+        limits: LimitSettings,
+        jobs: Jobs,
+        stopping: threading.Event,
+    ) -> None:
+        self.store = store
+        self.encoder = encoder
+        self.ingest = Ingest(store, encoder, limits, stopping)
+        self.searches = Searches(store, encoder, index)
+        self.upkeep = Upkeep(store, index, jobs)
+        self._users = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Keep it open during the block."""
+        with self._changed:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
+                if not self._users:
+                    self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wait for those who work with it, then end upkeep and encoder and close the store."""
+        self.upkeep.stop()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._users)
+        self.upkeep.close()
+        if self.encoder is not None:
+            self.encoder.close()
+        self.store.close()
