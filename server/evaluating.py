@@ -1,0 +1,235 @@
+"""Recall measured on the collection's own vectors, as a job: of the index as it serves, and of what it could be."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import structlog
+
+from index.curve import (
+    OVERSAMPLES,
+    Curve,
+    Queries,
+    Serving,
+    draw_rows,
+    measure_forms,
+    serving,
+    stored_queries,
+    true_rows,
+    wilson,
+)
+from index.errors import IndexFault
+from index.two_pass import pool_size
+from index.vectors import Float32
+from server.checks import check_utf8, unit_vector
+from server.encoders.errors import EncoderError
+from server.errors import ConflictError, InputError, NoEncoderError, ServiceError, StoppingError
+from server.jobs import Job, Jobs
+from server.live import Live
+from server.memory import give_back
+from server.quality import measure_quality
+from server.settings import IndexSettings
+from server.upkeep import NICENESS
+
+ROWS_TRIED = 100_000
+"""Rows on which other forms are tried, at most. More would take longer and not other codes: recall falls slowly with
+the number of rows."""
+
+FEWEST = 20  # passages; below, ten neighbours are half of all there is
+
+Use = Callable[[], AbstractContextManager[Live]]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be measured."""
+
+    sample: int = 200  # stored passages searched for, each left out of its own answers
+    k: int = 10
+    texts: list[str] = field(default_factory=list)  # searched for instead of stored passages
+    vectors: list[Float32] = field(default_factory=list)  # likewise; each (dim,), any length
+    quality: bool = False  # instead: known items
+
+    def told(self) -> dict[str, Any]:
+        """Return it as JSON, without anybody's words."""
+        given = len(self.texts) + len(self.vectors)
+        return {"sample": self.sample, "k": self.k, "queries": given, "quality": self.quality}
+
+
+class Evaluating:
+    """Runs one evaluation at a time, in a thread of its own that stands back behind searches."""
+
+    def __init__(self, jobs: Jobs, use: Use, settings: IndexSettings) -> None:
+        """`use` lends what serves now."""
+        self._jobs = jobs
+        self._use = use
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._beginning = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, wanted: Wanted) -> Job:
+        """Begin to measure; returns as soon as the queries are checked and encoded.
+
+        Raises:
+            ConflictError: an evaluation is under way, or there are too few passages.
+            InputError, EncoderError: a query can't be used.
+            StoppingError: the server is shutting down.
+        """
+        with self._use() as live:
+            if live.store.index.n_live < FEWEST:
+                raise ConflictError(
+                    f"there are {live.store.index.n_live} passages, too few to measure anything; it takes {FEWEST}",
+                    "Store more documents first.",
+                )
+            if wanted.quality and live.encoder is None:
+                raise NoEncoderError("this server has no model to encode questions", "quality")
+            given = _given(live, wanted)
+        with self._beginning:
+            if self._stopping.is_set():
+                raise StoppingError("the server is shutting down")
+            if self._thread is not None and self._thread.is_alive():
+                raise ConflictError("an evaluation is under way", "Wait for it, or cancel its job.")
+            job = self._jobs.add(Job("evaluate", wishes=wanted.told()))
+            self._thread = threading.Thread(
+                target=self._run, args=[job, wanted, given], name="evaluate", daemon=True
+            )
+            self._thread.start()
+        return job
+
+    def stop(self) -> None:
+        """Ask what is under way to end."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Stop and wait."""
+        self.stop()
+        with self._beginning:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _run(self, job: Job, wanted: Wanted, given: Float32 | None) -> None:
+        with contextlib.suppress(OSError):  # not everyone may, or has a priority for each thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        job.begin()
+        try:
+            with self._use() as live:
+                job.result = self._measured(live, job, wanted, given)
+        except (IndexFault, EncoderError, ServiceError) as error:
+            job.end("failed", str(error))
+        except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for the job's end
+            structlog.get_logger().warning("an evaluation failed", kind=type(error).__name__)
+            job.end("failed", f"unforeseen: {type(error).__name__}")
+        else:
+            job.end("cancelled" if job.result is None else "done")
+        finally:
+            give_back()
+
+    def _measured(
+        self, live: Live, job: Job, wanted: Wanted, given: Float32 | None
+    ) -> dict[str, Any] | None:
+        """Return the job's result; None if it was stopped."""
+        started = time.perf_counter()
+
+        def stop() -> bool:
+            return self._stopping.is_set() or job.wanted == "cancel"
+
+        if wanted.quality:
+            quality = measure_quality(live, self._settings, wanted.sample, stop, job.progress)
+            return quality and {"quality": quality, "seconds": round(time.perf_counter() - started, 1)}
+        index = live.store.index
+        prefixes, vectors = index.snapshot()
+        rows = draw_rows(prefixes, ROWS_TRIED)
+        if given is None:
+            queries = stored_queries(vectors, rows, wanted.sample)
+        else:
+            queries = Queries(given, np.full(len(given), -1, np.int64))
+        true = true_rows(vectors.blocks(0, prefixes.n_rows), prefixes, queries, wanted.k, stop, job.progress)
+        if true is None:
+            return None
+        oversample = max(self._settings.oversample, index.oversample)
+        n_candidates = pool_size(wanted.k, oversample, self._settings.min_candidates, prefixes.n_live)
+        found = serving(index, queries, wanted.k, n_candidates, true, stop)
+        is_as_it_was = index.snapshot()[0] is prefixes
+        curve = found and measure_forms(vectors, rows, queries, wanted.k, stop, job.progress)
+        if found is None or curve is None:
+            return None
+        return {
+            "k": wanted.k,
+            "queries": len(queries.rows),
+            "from": "stored passages" if given is None else "the request",
+            "passages": prefixes.n_live,
+            "serving": {
+                "first_pass": prefixes.plan.told(),
+                "oversample": oversample,
+                "candidates": n_candidates,
+                **_told_serving(found, index.row_bytes),
+            },
+            "curve": _told_curve(curve, wanted.k, index.row_bytes),
+            "seconds": round(time.perf_counter() - started, 1),
+            "warnings": []
+            if is_as_it_was
+            else ["documents came or went meanwhile: the recall as it serves may be off by those"],
+        }
+
+
+def _given(live: Live, wanted: Wanted) -> Float32 | None:
+    """The request's own queries, (n, dim) of unit length; None without any."""
+    dim = live.store.shape.dim
+    vectors = [unit_vector(each, dim, f"vectors[{at}]") for at, each in enumerate(wanted.vectors)]
+    for at, text in enumerate(wanted.texts):
+        check_utf8(text, f"queries[{at}]")
+        if not text.strip():
+            raise InputError("the query is empty", f"queries[{at}]")
+    if wanted.texts:
+        if live.encoder is None:
+            raise NoEncoderError("this server has no model to encode a query", "queries[0]")
+        vectors += list(live.encoder.encode_queries(wanted.texts))
+    return np.stack(vectors) if vectors else None
+
+
+def told_share(share: float, n: int) -> dict[str, float]:
+    """Return a mean over n queries with its 95 % interval, as JSON."""
+    low, high = wilson(share, n)
+    return {"mean": round(share, 5), "low": round(low, 5), "high": round(high, 5)}
+
+
+def _told_serving(found: Serving, row_bytes: int) -> dict[str, Any]:
+    n = len(found.took_s)
+    p50, p90 = np.percentile(found.took_s * 1e3, [50, 90])
+    return {
+        "pool_recall": told_share(found.pool_recall, n),
+        "recall": told_share(found.recall, n),
+        "p50_ms": round(float(p50), 3),
+        "p90_ms": round(float(p90), 3),
+        "rows_read": round(found.rows_read, 1),
+        "bytes_read": round(found.rows_read * row_bytes),
+    }
+
+
+def _told_curve(curve: Curve, k: int, row_bytes: int) -> dict[str, Any]:
+    return {
+        "passages": curve.n_rows,
+        "memory_bytes": curve.memory_bytes,
+        "bytes_read": {str(each): min(each * k, curve.n_rows) * row_bytes for each in OVERSAMPLES},
+        "forms": [
+            {
+                "order": form.order.value,
+                "codec": form.codec.value,
+                "prefix_dim": form.prefix_dim,
+                "row_bytes": form.row_bytes,
+                "scan_ms": round(form.scan_ms, 3),
+                "recall": {
+                    str(each): round(share, 5) for each, share in zip(OVERSAMPLES, form.recall, strict=True)
+                },
+            }
+            for form in curve.forms
+        ],
+    }
