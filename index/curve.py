@@ -250,10 +250,12 @@ class _Tried:
         part = Part(first_row, len(chunk), index, plan)
         no_bitmap = np.zeros(0, np.uint8)  # every row is live
         n_timed = min(TIMED_QUERIES, len(self._prefixes))
-        started = time.perf_counter()
+        took = []
         for query in self._prefixes[:n_timed]:
+            started = time.perf_counter()
             part.search(query[None], self._n, no_bitmap, True, 1)
-        self._scan_s += (time.perf_counter() - started) / max(n_timed, 1)
+            took.append(time.perf_counter() - started)
+        self._scan_s += float(np.median(took))
         found = part.search(self._prefixes, self._n + 1, no_bitmap, True, 1)
         self._best = merge([self._best, found], len(self._prefixes), self._n + 1)
 

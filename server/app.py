@@ -14,8 +14,9 @@ from fastapi import FastAPI
 from index.durable import DirectoryLock, make_folder
 from index.errors import IndexFault, StorageError
 from server import __version__
-from server.api import documents, embeddings, generations, jobs, search, status
+from server.api import documents, embeddings, evaluate, generations, jobs, search, status
 from server.api.embedding_schemas import EmbeddingsIn
+from server.api.evaluate import EvaluateIn
 from server.api.generations import ReembedIn
 from server.api.openapi import describe_models
 from server.api.problems import PROBLEM_JSON, add_error_handlers
@@ -65,9 +66,9 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
             }
         },
     )
-    for module in (search, documents, embeddings, jobs, generations, status):
+    for module in (search, documents, embeddings, jobs, generations, evaluate, status):
         app.include_router(module.router)
-    describe_models(app, DocumentsIn, EmbeddingsIn, IdsIn, RebuildIn, ReembedIn, SearchIn, SearchesIn)
+    describe_models(app, DocumentsIn, EmbeddingsIn, EvaluateIn, IdsIn, RebuildIn, ReembedIn, SearchIn, SearchesIn)
     add_error_handlers(app)
     app.add_middleware(Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes)
     return app

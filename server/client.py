@@ -201,6 +201,11 @@ class Client:
         answer = self._json(self._send("POST", "/index/rebuild", json.dumps(wishes).encode()))
         return cast(JobAnswer, answer["job"])
 
+    def evaluate(self, wishes: Mapping[str, Any]) -> JobAnswer:
+        """Have recall, or quality, measured; what comes of it stands in the job's result."""
+        answer = self._json(self._send("POST", "/evaluate", json.dumps(wishes).encode()))
+        return cast(JobAnswer, answer["job"])
+
     def job(self, identifier: str) -> JobAnswer:
         """Return how far a job is."""
         return cast(JobAnswer, self._json(self._send("GET", f"/jobs/{identifier}")))

@@ -23,6 +23,8 @@ from server.encoders.encoder import Encoder
 from server.encoders.errors import EncoderError, RemoteEncoderDown
 from server.encoders.known import prefix_warnings
 from server.errors import GenerationChangedError, InputError, NotFoundError, StoppingError, TooLargeError
+from server.evaluating import Evaluating
+from server.gauge import Gauge
 from server.inbox import Inbox
 from server.ingest import Added
 from server.jobs import Job, Jobs
@@ -67,6 +69,8 @@ class Collection:
         self._stopping = threading.Event()
         self._repair: threading.Thread | None = None
         self._swapping = threading.Lock()
+        self.gauge = Gauge(self._using, settings.index)
+        self.evaluating = Evaluating(self.jobs, self._using, settings.index)
         self._live = self._make_live(store, encoder)
         self.inbox = Inbox(self.jobs, store.catalog.jobs, self._using)
         self.reembedding = Reembedding(
@@ -207,6 +211,7 @@ class Collection:
             "disk": None if self._live.upkeep.disk is None else vars(self._live.upkeep.disk),
             "wave_rows": store.index.wave_rows,
             "disk_bytes": {each.name: each.stat().st_size for each in sorted(store.folder.iterdir())},
+            "gauge": self.gauge.told(),
             "damage": self.damage(),
         }
 
@@ -247,6 +252,7 @@ class Collection:
         self._live.upkeep.start()
         self.reembedding.start()
         self.inbox.start()
+        self.gauge.start()
 
     def start_repair(self) -> None:
         """Mend what was found damaged at start, in the background; searches go on without it meanwhile.
@@ -263,6 +269,8 @@ class Collection:
     def stop(self) -> None:
         """Ask running ingests to end at the next sub-batch, with nothing of them stored, and index work too."""
         self._stopping.set()
+        self.evaluating.stop()
+        self.gauge.stop()
         self.inbox.stop()
         self.reembedding.stop()
         self._live.upkeep.stop()
@@ -272,6 +280,8 @@ class Collection:
         self.stop()
         if self.encoder is not None:
             self.encoder.close()  # whoever waits for it, however long, needn't any more
+        self.evaluating.close()
+        self.gauge.close()
         self.inbox.close()
         self.reembedding.close()
         if self._repair is not None:
@@ -288,7 +298,9 @@ class Collection:
             yield live
 
     def _make_live(self, store: LocalStore, encoder: Encoder | None) -> Live:
-        return Live(store, encoder, self.index, self.limits, self.jobs, self._stopping)
+        return Live(
+            store, encoder, self.index, self.limits, self.jobs, self._stopping, self.gauge.notice
+        )
 
     def _take_over(self, live: Live) -> None:
         with self._swapping:

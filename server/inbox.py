@@ -34,7 +34,12 @@ from server.memory import give_back
 from server.records import InboxDocument
 
 BATCH_CHARACTERS = 1 << 16
-"""Text that is encoded and stored in one go, and what a kill at the wrong moment makes be encoded twice."""
+"""Text that is encoded and stored in one go, and what a kill at the wrong moment makes be encoded twice.
+
+About 15 batches of the model. Texts of like length go into a batch together, and the shorter ones are padded: of 6000
+paragraphs of 130 characters 9 % more tokens went through the model than they have; 29 % with a quarter of this, 5 %
+with twice as much or any more.
+"""
 
 BATCH_DOCUMENTS = 1024
 """Documents stored in one go, where their texts are short or they bring vectors."""

@@ -2,14 +2,15 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from index.vectors import Float32
 from server.encoders.encoder import Encoder
 from server.ingest import Ingest
 from server.jobs import Jobs
 from server.searches import Searches
 from server.settings import IndexSettings, LimitSettings
-from server.store import LocalStore
+from server.store import Found, LocalStore
 from server.upkeep import Upkeep
 
 
@@ -27,11 +28,12 @@ class Live:
         limits: LimitSettings,
         jobs: Jobs,
         stopping: threading.Event,
+        notice: Callable[[LocalStore, Float32, Sequence[Found]], None] = lambda store, vectors, found: None,
     ) -> None:
         self.store = store
         self.encoder = encoder
         self.ingest = Ingest(store, encoder, limits, stopping)
-        self.searches = Searches(store, encoder, index)
+        self.searches = Searches(store, encoder, index, notice)
         self.upkeep = Upkeep(store, index, jobs)
         self._users = 0
         self._changed = threading.Condition()

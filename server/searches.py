@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,7 +99,15 @@ class _Way:
 class Searches:
     """Answers searches over a store. Any number of threads at once."""
 
-    def __init__(self, store: LocalStore, encoder: Encoder | None, index: IndexSettings) -> None:
+    def __init__(
+        self,
+        store: LocalStore,
+        encoder: Encoder | None,
+        index: IndexSettings,
+        notice: Callable[[LocalStore, Float32, Sequence[Found]], None] = lambda store, vectors, found: None,
+    ) -> None:
+        """`notice` is told of every search by both passes over all documents: its vectors, and what was found."""
+        self._notice = notice
         self.store = store
         self.encoder = encoder
         self.index = index
@@ -125,6 +133,8 @@ class Searches:
             filter_s = time.perf_counter() - started
             allowed = None if selection is None else selection.bitmap
             results = self._found(vectors[members], way, allowed)
+            if way.mode is Mode.TWO_PASS and allowed is None:
+                self._notice(self.store, vectors[members], results)
             for at, found in zip(members, results, strict=True):
                 answer = self._answer(queries[at], vectors[at], found, way, allowed)
                 answers[at] = replace(

@@ -38,7 +38,7 @@ MODULES = (
     "threading",
     "socket",
 )
-N_SHORT, N_LONG, N_TWICE = 300, 6, 5
+N_SHORT, N_LONG, N_TWICE = 210, 4, 3
 
 
 def twopass(*arguments, **more):
@@ -84,19 +84,17 @@ def encoder(bundled_export):
 
 
 def brute_force(documents, queries, prefix_dim, pool):
-    """Shares of the true 10 among the first 10 and the first of a pool by prefix, one document after another."""
+    """Shares of the true 10 among the first 10 and the first of a pool by prefix, one query after another."""
     alone, pooled = [], []
     for query in queries:
-        full = [float(np.dot(query, document)) for document in documents]
-        least = sorted(full, reverse=True)[9] - 1e-6
-        by_prefix = [
-            float(np.dot(query[:prefix_dim], document[:prefix_dim]))
-            / (np.linalg.norm(query[:prefix_dim]) * np.linalg.norm(document[:prefix_dim]))
-            for document in documents
-        ]
-        ranked = sorted(range(len(documents)), key=lambda row: -by_prefix[row])
-        alone.append(min(10, sum(full[row] >= least for row in ranked[:10])) / 10)
-        pooled.append(min(10, sum(full[row] >= least for row in ranked[:pool])) / 10)
+        full = documents @ query
+        least = np.sort(full)[-10] - 1e-6
+        cosines = (
+            documents[:, :prefix_dim] @ query[:prefix_dim] / np.linalg.norm(documents[:, :prefix_dim], axis=1)
+        )
+        ranked = np.argsort(-cosines)
+        alone.append(min(10, (full[ranked[:10]] >= least).sum()) / 10)
+        pooled.append(min(10, (full[ranked[:pool]] >= least).sum()) / 10)
     return np.mean(alone), np.mean(pooled)
 
 
@@ -157,8 +155,8 @@ def test_a_certificate_says_what_it_was_made_of(certified, texts):
 def test_the_verdict_is_one_sentence_that_says_all_of_it(certified):
     sentence = certified[0]["verdict"]
     assert re.fullmatch(
-        r"(32|64|128|256) of 384 dimensions in the corpus's order find 99\.\d+ % of the true 10 nearest among 1[56] "
-        r"candidates of 3\d\d \(model's order: \d+\.\d+ %\); the model has no prompts; 1\.9 % of your texts are "
+        r"(32|64|128|256) of 384 dimensions in the corpus's order find (?:99\.\d+|100) % of the true 10 nearest "
+        r"among 1[01] candidates of 2\d\d \(model's order: \d+\.\d+ %\); the model has no prompts; 1\.8 % of your texts are "
         r"longer than the 256 tokens it reads and will be split\.",
         sentence,
     ), sentence
@@ -177,7 +175,7 @@ def test_prompts_are_compared_with_having_none(texts, bundled_export):
     settings = EncoderSettings(query_prompt="A recipe for rye bread with butter, salt and honey. ")
     stages = []
     found = certify(
-        settings, PassageSettings(), bundled_export, texts[:220], 220, lambda stage, *_: stages.append(stage)
+        settings, PassageSettings(), bundled_export, texts[:205], 205, lambda stage, *_: stages.append(stage)
     )
     assert found.prompts.mrr < found.prompts.mrr_without
     assert found.prompts.gain == pytest.approx(found.prompts.mrr - found.prompts.mrr_without)

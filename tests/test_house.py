@@ -29,7 +29,7 @@ ROOMS = {
     "starlette": ("server/app.py", "server/api/"),
     "uvicorn": {"server/app.py"},
     "typer": "server/cli/",
-    "matplotlib": {"server/models/plot.py"},
+    "matplotlib": {"server/models/plot.py", "server/recall_plot.py"},
 }
 
 

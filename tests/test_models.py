@@ -396,6 +396,19 @@ def test_list_has_every_known_model_on_a_line(tmp_path):
     assert told[0]["present"]["files"]["model.safetensors"] == 90_868_376
 
 
+def test_an_export_is_listed_and_shown_with_its_cosines(tmp_path, bundled_export):
+    (tmp_path / "models").symlink_to(bundled_export)
+    done = twopass("list", "--data-dir", tmp_path)
+    assert done.stdout.splitlines()[1].split()[-2:] == ["bundled,", "onnx"]
+    shown = twopass("show", "bundled", "--data-dir", tmp_path).stdout.splitlines()
+    found = re.fullmatch(
+        r"  ONNX float32     (9\d) MB; cosine with torch's vectors (\d\.\d{6}) on average, (\d\.\d{6}) at least",
+        shown[-1],
+    )
+    assert found, shown[-1]
+    assert 0.9999 <= float(found[3]) <= float(found[2]) <= 1.000001
+
+
 def test_show_tells_prompts_with_their_last_space(tmp_path):
     done = twopass("show", "nomic-embed-text", "--data-dir", tmp_path)
     assert done.returncode == 0

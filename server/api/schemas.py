@@ -229,7 +229,7 @@ class ProgressOut(_Out):
 class JobOut(_Out):
     id: str
     type: str
-    """ingest, reembed or rebuild."""
+    """ingest, reembed, rebuild or evaluate."""
     status: Literal["waiting", "running", "paused", "done", "failed", "cancelled"]
     stage: str
     """What it does, or what it waits for; of a rebuild: sampling, training, filling, measuring."""

@@ -5,7 +5,7 @@ a running server. What is slow to import (the model's library, faiss, the web fr
 needs it, so that `--help` and the client commands answer at once.
 """
 
-from server.cli import serving, documents, jobs, indexing, reembed, local, models  # noqa: F401, I001  # in the order of --help
+from server.cli import serving, documents, jobs, indexing, evaluate, reembed, local, models  # noqa: F401, I001  # in the order of --help
 from server.cli.app import app, main
 
 __all__ = ["app", "main"]

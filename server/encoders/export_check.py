@@ -82,7 +82,9 @@ def _check_tokens(model: "TorchModel", text: str, role: Role, ids: NDArray[np.in
             hint=SERVED_BY_TORCH,
         )
     if "token_type_ids" in features and features["token_type_ids"].any():
-        raise ExportFailed("the model marks parts of a text by type, which isn't exported", hint=SERVED_BY_TORCH)
+        raise ExportFailed(
+            "the model marks parts of a text by type, which isn't exported", hint=SERVED_BY_TORCH
+        )
 
 
 def _batches(probes: Sequence[Probe]) -> Iterator[Sequence[Probe]]:

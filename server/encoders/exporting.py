@@ -100,8 +100,8 @@ def check_cosines(found: NDArray[np.float64], precision: str, int8_min_cosine: f
         raise ExportFailed(
             f"the vectors of int8 have a mean cosine of {found.mean():.4f} with those of float32; "
             f"encoder.int8_min_cosine asks for {int8_min_cosine:.4f}",
-            hint=f"Set encoder.precision to float32, or encoder.int8_min_cosine to {found.mean() - 5e-5:.4f} to use int8 "
-            "all the same.",
+            hint="Set encoder.precision to float32, or, to use int8 all the same, encoder.int8_min_cosine to "
+            f"{found.mean() - 5e-5:.4f}.",
         )
 
 
@@ -138,7 +138,7 @@ def serving_counter(counter: TokenCounter, fingerprint: Fingerprint) -> TokenCou
     tokenizer = counter.tokenizer
     if any(counter.extra.values()):
         expected = [int(counter.count([PROBE], role)[0]) for role in Role]
-        tokenizer.post_processor = None  # type: ignore[assignment]
+        tokenizer.post_processor = None
         found = [len(tokenizer.encode(fingerprint.prompt(role) + PROBE).ids) for role in Role]
         if found != expected:
             raise ExportFailed(

@@ -67,13 +67,12 @@ def find_export(models_dir: Path, weights_sha256: str, precision: str) -> Export
         return None
     try:
         export = _read(folder)
-        whole = (export.fingerprint.weights_sha256, export.fingerprint.precision) == (weights_sha256, precision)
+        if (export.fingerprint.weights_sha256, export.fingerprint.precision) == (weights_sha256, precision):
+            return export
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        structlog.get_logger().warning("the exported model is damaged and is made anew", folder=str(folder))
-        return None
-    return export
+        pass
+    structlog.get_logger().warning("the exported model is damaged and is made anew", folder=str(folder))
+    return None
 
 
 def make_export(

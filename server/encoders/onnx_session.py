@@ -13,7 +13,7 @@ from onnxruntime import InferenceSession, OrtValue, RunOptions, SessionOptions
 
 GRAPH = "model.onnx"
 TABLES = "tables.bin"
-TABLES_LIST = "tables.json"  # [{"name": …, "offset": …, "shape": …}, …]: what of the graph lies where in TABLES
+TABLES_LIST = "tables.json"  # [{"name": …, "offset": …, "shape": …}, …]: what lies where in TABLES
 ERRORS_ONLY = 3  # of ONNX Runtime's log levels: its warnings advise whoever made the graph
 # One row read brings up to 160 KiB of its neighbours into the process, as they are in the page cache anyway; so 64
 # hold at most 10 MiB. Letting go takes microseconds, and so does reading a row again.
@@ -41,7 +41,7 @@ def session_options(threads: int) -> SessionOptions:
     return options
 
 
-class TableSession(InferenceSession):
+class TableSession(InferenceSession):  # type: ignore[misc]  # it has no hints
     """A session whose embedding tables are read from their file row by row and never stay in the process.
 
     ONNX Runtime could map the file by itself, but then every row ever read would stay in the process's memory, which
@@ -51,16 +51,13 @@ class TableSession(InferenceSession):
     def __init__(self, folder: Path, options: SessionOptions) -> None:
         self._tokens_held = 0
         self._file: mmap.mmap | None = None
-        tables = {}
         listed = json.loads((folder / TABLES_LIST).read_text(encoding="utf-8"))
         if listed:
             with (folder / TABLES).open("rb") as file:
                 self._file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        for each in listed:
-            size = int(np.prod(each["shape"]))
-            table = np.frombuffer(self._file, "<f4", size, each["offset"]).reshape(each["shape"])
-            tables[each["name"]] = OrtValue.ortvalue_from_numpy(table)  # not copied
-            options.add_initializer(each["name"], tables[each["name"]])
+        tables = [_table(self._file, each["offset"], each["shape"]) for each in listed]
+        for each, table in zip(listed, tables, strict=True):
+            options.add_initializer(each["name"], table)
         super().__init__(str(folder / GRAPH), options, providers=["CPUExecutionProvider"])
         self._tables = tables  # the session borrows them
 
@@ -71,3 +68,9 @@ class TableSession(InferenceSession):
             self._file.madvise(mmap.MADV_DONTNEED)  # of what is only read, nothing is lost
             self._tokens_held = 0
         return outputs
+
+
+def _table(file: Any, offset: int, shape: list[int]) -> OrtValue:
+    """float32 of that shape, not copied."""
+    values = np.frombuffer(file, "<f4", int(np.prod(shape)), offset)
+    return OrtValue.ortvalue_from_numpy(values.reshape(shape))

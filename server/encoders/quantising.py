@@ -112,7 +112,13 @@ def _quantise_tokens(name: str) -> Iterator[onnx.NodeProto]:
 def _multiply(tokens: str, weight: str, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """Multiply in integers, scale by columns, then by tokens; a bias comes last."""
     [result] = node.output
-    inputs = [f"{MARK}{tokens}", f"{MARK}{weight}", f"{CONSTANT}one", f"{MARK}{weight}.scales", f"{CONSTANT}zero"]
+    inputs = [
+        f"{MARK}{tokens}",
+        f"{MARK}{weight}",
+        f"{CONSTANT}one",
+        f"{MARK}{weight}.scales",
+        f"{CONSTANT}zero",
+    ]
     yield helper.make_node("MatMulIntegerToFloat", inputs, [f"{MARK}{result}.columns"], domain=DOMAIN)
     has_bias = len(node.input) == 3
     product = f"{MARK}{result}.product" if has_bias else result

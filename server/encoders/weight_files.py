@@ -45,7 +45,8 @@ def write_graph(model: onnx.ModelProto, base: Path, folder: Path) -> None:
 def _tables(model: onnx.ModelProto) -> set[str]:
     """The names of the float32 weights of which the graph reads single rows and nothing else."""
     names = {each.name for each in model.graph.initializer if each.data_type == onnx.TensorProto.FLOAT}
-    by_rows, otherwise = set(), set()
+    by_rows: set[str] = set()
+    otherwise: set[str] = set()
     for node in model.graph.node:
         for place, name in enumerate(node.input):
             (by_rows if node.op_type == "Gather" and place == 0 else otherwise).add(name)

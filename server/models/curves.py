@@ -11,8 +11,8 @@ from index.vectors import Float32, normalise
 HITS = 10
 POOL = 80  # candidates for 10 hits, as the settings have it
 POOL_SHARE = 20
-"""The pool is at most one passage in so many: among 80 of 300 prefixes of any length find nearly all, which says nothing
-of the collection that these may become."""
+"""The pool is at most one passage in so many: among 80 of 300 prefixes of any length find nearly all, which says
+nothing of the collection that these may become."""
 SHORTEST = 32
 SAME_SCORE = 1e-6
 """Scores this close are the same: float32 sums over 4 096 products differ by less."""

@@ -1,11 +1,13 @@
 """Which models are here: the bundled one, folders, and those in the data directory."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from server.encoders.bundled import find_bundled
 from server.encoders.errors import EncoderError
+from server.encoders.exports import MANIFEST as EXPORT_MANIFEST
 from server.encoders.hub import cache_folder, repository_of
 from server.encoders.known import KnownModel, known
 from server.encoders.model_files import check_folder, read_prompts
@@ -23,6 +25,16 @@ class Where(StrEnum):
 
 
 @dataclass(frozen=True)
+class Exported:
+    """An ONNX export, as its manifest has it; the cosines are those of its vectors with torch's."""
+
+    folder: Path
+    bytes: int
+    cosine_mean: float
+    cosine_min: float
+
+
+@dataclass(frozen=True)
 class Present:
     """A model that is here."""
 
@@ -31,7 +43,7 @@ class Present:
     files: dict[str, int]  # by name inside the folder, in bytes
     sha256: dict[str, str] = field(default_factory=dict)  # by name, from the manifest
     prompts: tuple[str, str] = ("", "")  # for queries and for documents, as its files have them
-    exports: dict[str, str] = field(default_factory=dict)  # by precision, what is said of it
+    exports: dict[str, Exported] = field(default_factory=dict)  # by precision
 
     @property
     def bytes(self) -> int:
@@ -50,13 +62,18 @@ class Entry:
 def look_up(name: str, models_dir: Path) -> Entry:
     """What is known of a model and what of it is here; the network isn't used."""
     path = Path(name).expanduser()
-    if name != "bundled" and path.is_dir():
-        return Entry(name, None, Present(Where.FOLDER, path.resolve(), _sizes(path), prompts=_prompts(path)))
-    model = known(name)
-    if model is not None and "bundled" in model.aliases:
-        return Entry(model.name, model, _bundled() or _in_cache(model.name, models_dir))
+    model = None if name != "bundled" and path.is_dir() else known(name)
     full_name = model.name if model else name
-    return Entry(full_name, model, _in_cache(full_name, models_dir))
+    present = None
+    if model is None and path.is_dir():
+        present = Present(Where.FOLDER, path.resolve(), _sizes(path), prompts=_prompts(path))
+    elif model is not None and "bundled" in model.aliases:
+        present = _bundled()
+    present = present or _in_cache(full_name, models_dir)
+    if present is not None:
+        called = {name, full_name, *(("bundled",) if present.where is Where.BUNDLED else ())}
+        present = replace(present, exports=_exports(called, models_dir))
+    return Entry(full_name, model, present)
 
 
 def all_entries(models: tuple[KnownModel, ...], models_dir: Path) -> list[Entry]:
@@ -68,6 +85,25 @@ def all_entries(models: tuple[KnownModel, ...], models_dir: Path) -> list[Entry]
         if name not in listed:
             entries.append(look_up(name, models_dir))
     return entries
+
+
+def _exports(names: set[str], models_dir: Path) -> dict[str, Exported]:
+    """The exports that were made of a model by one of these names."""
+    found = {}
+    for path in sorted((models_dir / "onnx").glob(f"*/{EXPORT_MANIFEST}")):
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if manifest["fingerprint"]["model"] not in names:
+                continue
+            found[str(manifest["fingerprint"]["precision"])] = Exported(
+                path.parent,
+                sum(_sizes(path.parent).values()),
+                float(manifest["cosine"]["mean"]),
+                float(manifest["cosine"]["min"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damaged; the server makes it anew
+    return found
 
 
 def _bundled() -> Present | None:

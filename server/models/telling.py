@@ -12,7 +12,7 @@ from server.printing import counted, duration, plain, size
 if TYPE_CHECKING:  # certify imports the encoders, which take a while
     from server.models.certify import Certificate
     from server.models.pulling import Pulled
-    from server.models.shelf import Entry
+    from server.models.shelf import Entry, Present
 
 
 def models_table(entries: "list[Entry]") -> Table:
@@ -27,7 +27,7 @@ def models_table(entries: "list[Entry]") -> Table:
     table.add_column("here", no_wrap=True)
     for entry in entries:
         model = entry.known
-        here = "" if entry.present is None else ", ".join([entry.present.where, *entry.present.exports])
+        here = "" if entry.present is None else ", ".join([entry.present.where, *_short(entry.present)])
         if model is None:
             table.add_row(plain(entry.name), "?", "?", "?", "?", "?", here)
             continue
@@ -83,7 +83,14 @@ def entry_lines(entry: "Entry") -> Iterator[str]:
         digest = f"  sha256 {present.sha256[name][:16]}…" if name in present.sha256 else ""
         yield f"    {plain(name):<{widest}}  {size(n_bytes):>8}{digest}"
     for precision, export in present.exports.items():
-        yield f"  ONNX {precision:<12}{export}"
+        yield (
+            f"  ONNX {precision:<12}{size(export.bytes)}; cosine with torch's vectors {export.cosine_mean:.6f} on average, "
+            f"{export.cosine_min:.6f} at least"
+        )
+
+
+def _short(present: "Present") -> list[str]:
+    return ["onnx" if precision == "float32" else precision for precision in present.exports]
 
 
 def pulled_lines(pulled: "Pulled") -> Iterator[str]:
