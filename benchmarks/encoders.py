@@ -78,6 +78,7 @@ def memory(models: Path, texts: list[str], data: Path) -> None:
         with started(models, **settings) as server:
             at_start = memory_mib(server.process.pid)
             add(server, texts[:N_DOCUMENTS])
+            wait_for_index(server)
             ingested = memory_mib(server.process.pid)
             with Connection(port_of(server)) as connection:
                 for text in texts[-N_SEARCHES:]:
@@ -96,6 +97,7 @@ def query(models: Path, texts: list[str], data: Path) -> None:
     for name, settings in list(VARIANTS.items())[:2]:
         with started(models, **settings) as server:
             add(server, texts[:N_DOCUMENTS])
+            wait_for_index(server)
             bare = BareEncoder(models, str(settings.get("encoder__precision", "float32")), BATCH_TOKENS)
             times: list[tuple[float, float, float]] = []
             with Connection(port_of(server)) as connection:
@@ -119,6 +121,7 @@ def throughput(models: Path, texts: list[str], data: Path) -> None:
     for name, settings in VARIANTS.items():
         with started(models, **settings, encoder__query_cache=0) as server:
             add(server, texts[:N_DOCUMENTS])
+            wait_for_index(server)
             precision = str(settings.get("encoder__precision", "float32"))
             bare = BareEncoder(models, precision, BATCH_TOKENS)
             rates: dict[str, list[float]] = {"16 connections": [], "1": [], "bare, one at a time": []}
@@ -198,6 +201,12 @@ def relevance(models: Path, texts: list[str], data: Path) -> None:
 
 def add(server: Server, texts: Sequence[str]) -> None:
     server.add([{"text": text} for text in texts], batch=500)
+
+
+def wait_for_index(server: Server) -> None:
+    """Wait until the first pass is made anew for the documents there are."""
+    while any(job["status"] in ("waiting", "running") for job in server.http.get("/jobs").json()["jobs"]):
+        time.sleep(0.1)
 
 
 def search(text: str) -> bytes:

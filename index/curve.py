@@ -29,7 +29,9 @@ OVERSAMPLES = (1, 2, 4, 8, 16, 32)
 
 CODECS = (Codec.FLOAT32, Codec.INT8, Codec.PQ4, Codec.RABITQ)
 
-RUN_ROWS = 32  # neighbouring rows that a sample takes at a time: a slow disk reads a run about as fast as a row
+RUN_ROWS = (
+    32  # neighbouring rows that a sample takes at a time: a slow disk reads a run about as fast as a row
+)
 
 CHUNK_ROWS = 8192  # rows of the sample in memory at once
 
@@ -102,7 +104,8 @@ def draw_rows(prefixes: PrefixSnapshot, n: int, seed: int = 0) -> Rows:
         return live
     starts = np.random.default_rng(seed).permutation(len(live) // RUN_ROWS)[: -(-n // RUN_ROWS)]
     places = (np.sort(starts)[:, None] * RUN_ROWS + np.arange(RUN_ROWS)).reshape(-1)
-    return live[places[:n]]
+    chosen: Rows = live[places[:n]]
+    return chosen
 
 
 def stored_queries(vectors: VectorView, rows: Rows, n: int, seed: int = 0) -> Queries:
@@ -196,7 +199,8 @@ def measure_forms(
         if stop():
             return None
         tried = [
-            _Tried(recipe, local, OVERSAMPLES[-1] * k) for recipe in _recipes(length, training, corpus, is_trained)
+            _Tried(recipe, local, OVERSAMPLES[-1] * k)
+            for recipe in _recipes(length, training, corpus, is_trained)
         ]
         for first, chunk in _chunks(vectors, rows):
             on_progress("comparing", number * len(rows) + first, len(lengths) * len(rows))

@@ -132,9 +132,7 @@ class Evaluating:
         finally:
             give_back()
 
-    def _measured(
-        self, live: Live, job: Job, wanted: Wanted, given: Float32 | None
-    ) -> dict[str, Any] | None:
+    def _measured(self, live: Live, job: Job, wanted: Wanted, given: Float32 | None) -> dict[str, Any] | None:
         """Return the job's result; None if it was stopped."""
         started = time.perf_counter()
 
@@ -158,8 +156,10 @@ class Evaluating:
         n_candidates = pool_size(wanted.k, oversample, self._settings.min_candidates, prefixes.n_live)
         found = serving(index, queries, wanted.k, n_candidates, true, stop)
         is_as_it_was = index.snapshot()[0] is prefixes
-        curve = found and measure_forms(vectors, rows, queries, wanted.k, stop, job.progress)
-        if found is None or curve is None:
+        if found is None:
+            return None
+        curve = measure_forms(vectors, rows, queries, wanted.k, stop, job.progress)
+        if curve is None:
             return None
         return {
             "k": wanted.k,

@@ -145,7 +145,7 @@ class Gauge:
         if not current:
             return
         n_wanted = max(len(each.documents) for each in current)
-        scan = ExactScan(np.stack([each.vector for each in current]), SLACK * n_wanted)
+        scan = ExactScan(np.stack([each.vector for each in current]), SLACK * n_wanted, one_thread=True)
         blocks = vectors.blocks(0, prefixes.n_rows)
         while not self._stopping.is_set():
             self._yield()
@@ -159,7 +159,9 @@ class Gauge:
         if self._stopping.is_set():
             return
         began = time.thread_time()
-        passages = store.catalog.passages_of_rows(store.generation, np.unique(scan.rows[scan.rows >= 0]).tolist())
+        passages = store.catalog.passages_of_rows(
+            store.generation, np.unique(scan.rows[scan.rows >= 0]).tolist()
+        )
         document_of = {row: passage.document for row, passage in passages.items()}
         for sample, best in zip(current, scan.rows, strict=True):
             true = _best_passages(best, document_of, sample)

@@ -104,7 +104,7 @@ def first_sentence(document: Document) -> str | None:
     end = SENTENCE_END.search(text)
     sentence = text[: end.end() if end else LONGEST_SENTENCE].strip()
     rest = text[len(sentence) :].split()
-    is_one = MIN_WORDS <= len(sentence.split()) and len(rest) >= MIN_WORDS
+    is_one = len(sentence.split()) >= MIN_WORDS and len(rest) >= MIN_WORDS
     return " ".join(sentence[:LONGEST_SENTENCE].split()) if is_one else None
 
 

@@ -7,7 +7,12 @@ from index.durable import write_atomically
 from server.models.plot import BLUE, DOTS_PER_INCH, GREY, SIZE_INCHES, VERMILION
 
 # The rest of Okabe and Ito's palette that is dark enough for lines on white; the markers differ as well.
-LOOKS = {"float32": (BLUE, "o"), "int8": (VERMILION, "s"), "pq4": ("#009E73", "^"), "rabitq": ("#CC79A7", "D")}
+LOOKS = {
+    "float32": (BLUE, "o"),
+    "int8": (VERMILION, "s"),
+    "pq4": ("#009E73", "^"),
+    "rabitq": ("#CC79A7", "D"),
+}
 LOWEST = 0.5  # recall; below, a form is of no use, and the differences above would be lost
 
 

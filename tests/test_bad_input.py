@@ -86,8 +86,8 @@ JSON_CASES = [
     ("/search", search(score_threshold=2), 422, "invalid", "score_threshold"),
     ("/search", search(include=["texts"]), 422, "invalid", "include[0]"),
     ("/search", search(top_k=3), 422, "unknown_field", "top_k"),
-    ("/search", search(query="both"), 422, "invalid", "either query or vector"),
-    ("/search", {}, 422, "invalid", "either query or vector"),
+    ("/search", search(query="both"), 422, "invalid", "one of query, vector and like"),
+    ("/search", {}, 422, "invalid", "one of query, vector and like"),
     ("/search", {"vector": [1.0] * 33}, 422, "invalid_vector", "expected 32 dimensions, got 33"),
     ("/search", {"vector": "AAA="}, 422, "invalid", "vector: input should be base64"),
     ("/search", {"vector": packed([1.0] * 33)}, 422, "invalid_vector", "expected 32 dimensions, got 33"),
@@ -97,7 +97,7 @@ JSON_CASES = [
     ("/search", {"query": " "}, 422, "invalid", "the query is empty"),
     ("/search/batch", {"searches": []}, 422, "invalid", "searches"),
     ("/search/batch", {"searches": [search()] * 101}, 413, "too_large", "the limit is 100"),
-    ("/search/batch", {"searches": [search(), {}]}, 422, "invalid", "either query or vector"),
+    ("/search/batch", {"searches": [search(), {}]}, 422, "invalid", "one of query, vector and like"),
 ]
 
 RAW_CASES = [

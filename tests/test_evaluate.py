@@ -34,7 +34,9 @@ def server(tmp_path_factory, vectors):
     with serving(tmp_path_factory.mktemp("evaluate"), **settings) as server:
         documents = [{"id": f"d{n:04}", "vector": vectors[n].tolist()} for n in range(N)]
         assert server.http.post("/documents", json={"documents": documents}).status_code == 201
-        ended(server, server.http.post("/index/rebuild", json={"codec": "int8", "order": "model"}).json()["job"])
+        ended(
+            server, server.http.post("/index/rebuild", json={"codec": "int8", "order": "model"}).json()["job"]
+        )
         yield server
         server.stop()
 
@@ -64,7 +66,9 @@ def ranked(stored, queries):
 
 
 def share_found(found, true):
-    return np.mean([len(set(f) & set(t)) / len(t) for f, t in zip(found.tolist(), true.tolist(), strict=True)])
+    return np.mean(
+        [len(set(f) & set(t)) / len(t) for f, t in zip(found.tolist(), true.tolist(), strict=True)]
+    )
 
 
 def unit(vectors):
@@ -133,7 +137,9 @@ def test_stored_passages_are_left_out_of_their_own_answers(server, vectors):
 def test_the_command_prints_a_table_and_draws_a_picture(server, tmp_path):
     path = tmp_path / "recall.png"
     command = [sys.executable, "-m", "server.cli", "evaluate", "--sample", "20", "--plot", str(path)]
-    done = subprocess.run([*command, "--url", server.url], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*command, "--url", server.url], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "As it serves: int8, model's order, 64 dimensions" in done.stdout
     assert "rabitq" in done.stdout and "1,500 passages" in done.stdout
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -198,7 +204,18 @@ def test_scores_of_ranks_are_the_definitions():
 
 
 def test_titles_find_their_documents_by_meaning(tmp_path):
-    subjects = ["bees", "glaciers", "bridges", "violins", "taxes", "volcanoes", "bread", "satellites", "cotton", "owls"]
+    subjects = [
+        "bees",
+        "glaciers",
+        "bridges",
+        "violins",
+        "taxes",
+        "volcanoes",
+        "bread",
+        "satellites",
+        "cotton",
+        "owls",
+    ]
     places = ["Norway", "Peru", "Kenya"]
     documents = [
         {

@@ -19,7 +19,7 @@ ROOMS = {
     "yaml": {"server/settings.py"},
     "sentence_transformers": {"server/encoders/torch_model.py", "server/encoders/tracing.py"},
     "torch": {"server/encoders/torch_model.py", "server/encoders/exporting.py", "server/encoders/tracing.py"},
-    "onnx": {"server/encoders/weight_files.py"},
+    "onnx": {f"server/encoders/{name}.py" for name in ("exporting", "weight_files", "quantising")},
     "transformers": {"server/encoders/torch_model.py", "server/encoders/tracing.py"},
     "huggingface_hub": {"server/encoders/hub.py", "server/encoders/hub_files.py"},
     "tokenizers": "server/encoders/",

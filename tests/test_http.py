@@ -95,9 +95,12 @@ def test_include_decides_what_a_hit_carries(filled, corpus):
     assert explained["prefix_score"] == pytest.approx(1, abs=1e-3)
     cold_reads = full["explain"].pop("cold_reads")
     assert cold_reads is None or 0 <= cold_reads <= 80
-    assert full["explain"] == {"rows_read": 80, "bytes_read": 80 * 32 * 2, "proved": 0}
+    assert full["explain"] == {
+        "rows_read": 80, "bytes_read": 80 * 32 * 2, "proved": 0, "oversample": 8, "measured_recall": None,
+        "allowed": None,
+    }  # fmt: skip
     assert full["candidates"] == 80
-    assert set(full["timings_ms"]) == {"encode", "first_pass", "second_pass", "fetch", "total"}
+    assert set(full["timings_ms"]) == {"encode", "filter", "first_pass", "second_pass", "fetch", "total"}
 
 
 def test_oversample_and_threshold(filled, corpus):
@@ -203,6 +206,8 @@ def test_openapi_names_every_route_and_the_error_shape(filled):
     assert set(openapi["paths"]) == {
         "/documents", "/documents/{id}", "/documents/delete", "/search", "/search/batch",
         "/jobs/{id}/cancel", "/jobs/{id}/events", "/jobs/{id}/pause", "/jobs/{id}/resume",
+        "/index/reembed", "/index/rollback", "/index/generations", "/index/generations/{number}",
+        "/v1/embeddings", "/v1/models", "/v1/models/{model}", "/evaluate",
         "/index/rebuild", "/jobs", "/jobs/{id}", "/stats", "/info", "/livez", "/readyz", "/health",
     }  # fmt: skip
     body = openapi["paths"]["/documents"]["post"]["requestBody"]["content"]

@@ -86,7 +86,7 @@ def test_a_rebuild_makes_what_was_wished_for_and_the_same_is_found(filled, corpu
     before = [ids_and_scores(search(filled, query, mode="exact")) for query in queries]
     job = rebuilt(filled, **wishes)
     assert (job["status"], job["error"]) == ("done", None), job
-    assert job["progress"] == {"done": N, "total": N, "unit": "rows", "eta_s": None}
+    assert job["progress"] == {"done": N, "total": N, "unit": "rows", "rate": None, "eta_s": None}
     first_pass = filled.http.get("/stats").json()["first_pass"]
     told = {"prefix_dim": 16, **wishes}
     if wishes["codec"] == "pq4":  # a product code takes an even number of dimensions, the planner's choice

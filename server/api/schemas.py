@@ -141,7 +141,7 @@ class HitExplanation(_Out):
     """Place among the first pass's passages, from 1; in mode certified by upper bound; null in mode exact."""
     rank: int
     """Place among the hits, from 1."""
-    scores: dict[int, float]
+    scores: dict[str, float]
     """Cosine of the leading 64, 128, 256, 512 and of all dimensions of the full vectors, each re-normalised."""
 
 

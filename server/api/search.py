@@ -147,7 +147,7 @@ def hit_out(hit: Hit, include: Sequence[Include]) -> dict[str, Any]:
             "prefix_score": prefix_score,
             "prefix_rank": at.prefix_rank,
             "rank": hit.rank,
-            "scores": {length: _cosine(score) for length, score in hit.scores.items()},
+            "scores": {str(length): _cosine(score) for length, score in hit.scores.items()},
         }
     return out
 

@@ -51,7 +51,9 @@ def evaluate(
     k: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Neighbours to be found.")] = 10,
     quality: Annotated[
         bool,
-        typer.Option("--quality", help="Whether documents are found by their own titles and first sentences."),
+        typer.Option(
+            "--quality", help="Whether documents are found by their own titles and first sentences."
+        ),
     ] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw recall by prefix length, as PNG.")
@@ -82,7 +84,11 @@ def evaluate(
             raise typer.Exit(INTERRUPTED) from None
     result = job["result"]
     if result is None:
-        fail(f"The evaluation is {job['status']}: {plain(job['error'] or 'nothing came of it')}.", "", INCOMPLETE)
+        fail(
+            f"The evaluation is {job['status']}: {plain(job['error'] or 'nothing came of it')}.",
+            "",
+            INCOMPLETE,
+        )
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False))
     elif quality:

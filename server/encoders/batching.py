@@ -10,13 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.encoders.errors import (
-    EncoderError,
-    EncoderUnavailable,
-    EncodingFailed,
-    RemoteEncoderDown,
-    first_line,
-)
+from server.encoders.errors import EncoderError, EncoderUnavailable, EncodingFailed, first_line
 from server.encoders.fingerprint import Role
 
 Vectors = NDArray[np.float32]
@@ -169,10 +163,6 @@ class EncodingQueue:
         inputs = [each for job in jobs for each in job.inputs]
         try:
             vectors = self._embed(inputs, jobs[0].role)
-        except RemoteEncoderDown as error:  # says nothing of the texts
-            for job in jobs:
-                job.done.set_exception(error)
-            return
         except Exception as error:  # noqa: BLE001 - whatever it is, the thread lives on and the callers get it
             if len(jobs) > 1:  # one caller's text may be to blame; the others need not suffer
                 for job in jobs:

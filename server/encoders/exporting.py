@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.encoders.errors import EncoderError, ExportFailed
+from server.encoders.errors import EncoderError, ExportFailed, first_line
 from server.encoders.export_check import SERVED_BY_TORCH, Probe, cosines, take_probes
 from server.encoders.fingerprint import Fingerprint, Role
 from server.encoders.model_files import ModelFolder
@@ -74,8 +74,15 @@ def export(spec: dict[str, Any]) -> dict[str, Any]:
     write_graph(graph, work, target)
     shutil.rmtree(work)
     (target / "tokenizer.json").write_text(traced.tokenizer, encoding="utf-8")
-    session = open_session(target, THREADS)
-    found = cosines(session, traced.probes, traced.pad_id)
+    try:
+        session = open_session(target, THREADS)
+        found = cosines(session, traced.probes, traced.pad_id)
+    except MemoryError:
+        raise
+    except Exception as error:  # of ONNX Runtime over a graph that holds for some shapes only
+        raise ExportFailed(
+            f"ONNX Runtime can't run the exported graph: {first_line(error)}", hint=SERVED_BY_TORCH
+        ) from error
     check_cosines(found, spec["precision"], spec["int8_min_cosine"])
     return {
         "fingerprint": asdict(replace(traced.fingerprint, precision=spec["precision"])),

@@ -1,4 +1,4 @@
-"""The encoder over a model that runs on this machine, or that is asked text by text all the same."""
+"""The encoder whose model runs on this machine, in a process of its own."""
 
 import threading
 from collections import deque

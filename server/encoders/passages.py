@@ -1,12 +1,14 @@
 """Takes long texts apart at paragraphs, sentences and words, so that the model reads every part of them."""
 
 import functools
-
-from semantic_text_splitter import TextSplitter
+from typing import TYPE_CHECKING
 
 from server.encoders.errors import TextNotEncodable
 from server.encoders.fingerprint import Role
 from server.encoders.tokens import MAX_CHARACTERS_A_TOKEN, TokenCounter, check_text
+
+if TYPE_CHECKING:
+    from semantic_text_splitter import TextSplitter
 
 Span = tuple[int, int]  # [start, end) in code points
 LIKELY_CHARACTERS_A_TOKEN = 7  # at most, in English: of 20 000 short texts none had more, the median is 4
@@ -18,7 +20,7 @@ class PassageSplitter:
     Neighbours overlap by at most `overlap_tokens`. A passage has at most 20 × max_tokens characters, so that
     a word that the model doesn't know, one token to it, can't become a passage of megabytes.
     Measured: 2 MB of English prose take 6 s of one core, with the GIL released; encoding them takes minutes.
-    The first text that has to be split makes a copy of the tokenizer: 8 MiB for one of 30 000 words.
+    The first text that has to be split loads the splitter with a copy of the tokenizer: 10 MiB for 30 000 words.
     """
 
     def __init__(self, counter: TokenCounter, max_tokens: int, overlap_tokens: int) -> None:
@@ -48,7 +50,9 @@ class PassageSplitter:
         return sorted(self._with_few_enough_tokens(text, spans)) or [(0, 0)]
 
     @functools.cached_property
-    def _splitter(self) -> TextSplitter:
+    def _splitter(self) -> "TextSplitter":
+        from semantic_text_splitter import TextSplitter
+
         return TextSplitter.from_huggingface_tokenizer(
             self._counter.tokenizer, self._text_tokens, overlap=self._overlap_tokens
         )

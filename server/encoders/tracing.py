@@ -33,11 +33,13 @@ class TextToVector(nn.Module):
         if type(modules[0]).__name__ == "StaticEmbedding":
             modules[0] = MeanOfRows(modules[0].embedding.weight)
         self.steps = nn.ModuleList(modules)
+        # Of a text alone they are zeros throughout. Models without them would make something of zeros, too.
+        self.has_types = "token_type_ids" in pipeline.preprocess(["a"])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
-        # A text alone is one part. Models that tell parts apart want to hear so; the others don't take this.
-        features["token_type_ids"] = torch.zeros_like(input_ids)
+        if self.has_types:
+            features["token_type_ids"] = torch.zeros_like(input_ids)
         for step in self.steps:
             features = step(features)
         vectors: Tensor = features["sentence_embedding"]

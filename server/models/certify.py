@@ -29,13 +29,13 @@ from server.encoders.encoder import Encoder
 from server.encoders.loading import load_encoder
 from server.errors import NotFoundError
 from server.models.corpus import SEED, draw, opening
-from server.models.curves import known_item, lengths_to_try, pool_for, recall_curve
+from server.models.curves import POOL, known_item, lengths_to_try, recall_curve
 from server.models.footprint import resident_bytes
 from server.models.verdict import PromptTrial, RecallTrial, verdict
 from server.settings import EncoderSettings, PassageSettings
 
 MIN_PASSAGES = 200
-"""Below, the 10 nearest are so large a part of all that every prefix looks good."""
+"""Below, 80 candidates are so large a part of all that every prefix looks good."""
 MIN_QUESTIONS = 20
 MAX_QUESTIONS = 200
 TIMED_QUERIES = 32
@@ -212,11 +212,11 @@ def _recall(documents: Float32, queries: Float32, asked: NDArray[np.intp]) -> Re
     n, dim = documents.shape
     others = np.setdiff1d(np.arange(n), asked)  # in a fixed order; the passages were drawn by chance
     fitted = documents[others[: n // 2]]
-    lengths, pool = lengths_to_try(dim), pool_for(n)
+    lengths = lengths_to_try(dim)
     return RecallTrial(
         questions=len(asked),
         fitted_on=len(fitted),
-        pool=pool,
-        model=recall_curve(model_axes(dim, dim), documents, queries, lengths, pool),
-        corpus=recall_curve(corpus_axes(fitted, dim), documents, queries, lengths, pool),
+        pool=POOL,
+        model=recall_curve(model_axes(dim, dim), documents, queries, lengths),
+        corpus=recall_curve(corpus_axes(fitted, dim), documents, queries, lengths),
     )

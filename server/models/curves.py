@@ -10,9 +10,6 @@ from index.vectors import Float32, normalise
 
 HITS = 10
 POOL = 80  # candidates for 10 hits, as the settings have it
-POOL_SHARE = 20
-"""The pool is at most one passage in so many: among 80 of 300 prefixes of any length find nearly all, which says
-nothing of the collection that these may become."""
 SHORTEST = 32
 SAME_SCORE = 1e-6
 """Scores this close are the same: float32 sums over 4 096 products differ by less."""
@@ -52,13 +49,8 @@ def lengths_to_try(dim: int) -> list[int]:
     return [*lengths, dim]
 
 
-def pool_for(n: int) -> int:
-    """Candidates to take of n passages: 80, or fewer of fewer than 1600."""
-    return min(POOL, max(HITS, n // POOL_SHARE))
-
-
 def recall_curve(
-    axes: Axes, documents: Float32, queries: Float32, lengths: list[int], pool: int
+    axes: Axes, documents: Float32, queries: Float32, lengths: list[int], pool: int = POOL
 ) -> list[Point]:
     """Search with prefixes of each length, and with the full vectors, and compare.
 

@@ -84,8 +84,8 @@ def entry_lines(entry: "Entry") -> Iterator[str]:
         yield f"    {plain(name):<{widest}}  {size(n_bytes):>8}{digest}"
     for precision, export in present.exports.items():
         yield (
-            f"  ONNX {precision:<12}{size(export.bytes)}; cosine with torch's vectors {export.cosine_mean:.6f} on average, "
-            f"{export.cosine_min:.6f} at least"
+            f"  ONNX {precision:<12}{size(export.bytes)}; cosine with torch's vectors {export.cosine_mean:.6f} on "
+            f"average, {export.cosine_min:.6f} at least"
         )
 
 

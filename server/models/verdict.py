@@ -8,6 +8,7 @@ import numpy as np
 from server.models.curves import HITS, KnownItem, Point
 
 TARGET = 0.99  # recall that counts as enough, as index.target_recall has it
+FLATTERING = 0.1  # share of all passages; a pool that is more of them says little of a larger collection
 CLEAR = 2.0  # standard errors; a smaller difference may be chance
 
 
@@ -88,14 +89,20 @@ def _of_recall(recall: RecallTrial, dim: int, n_passages: int) -> str:
     )
     if best.prefix_dim == dim:
         return (
-            f"no prefix finds {TARGET:.0%} of the true {HITS} nearest among {recall.pool} candidates of "
+            f"no prefix finds {round(100 * TARGET)} % of the true {HITS} nearest among {recall.pool} candidates of "
             f"{n_passages:,}: keep all {dim} dimensions"
         )
     there = next(point for point in other if point.prefix_dim == best.prefix_dim)
     otherwise = "model's" if is_corpus else "corpus's"
+    share = recall.pool / n_passages
+    but = (
+        f", but those are {round(100 * share)} % of your passages, and more passages take more"
+        if share > FLATTERING
+        else ""
+    )
     return (
         f"{best.prefix_dim} of {dim} dimensions in the {name} order find {_share(best.pooled)} of the true {HITS} "
-        f"nearest among {recall.pool} candidates of {n_passages:,} ({otherwise} order: {_share(there.pooled)})"
+        f"nearest among {recall.pool} candidates of {n_passages:,} ({otherwise} order: {_share(there.pooled)}){but}"
     )
 
 
