@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from server.encoders.exports import find_export
-from server.encoders.onnx_session import open_session
 from tokenizers import Tokenizer
 
 from server.encoders.batching import cut_into_batches
 from server.encoders.bundled import find_bundled
 from server.encoders.cores import n_cores
+from server.encoders.exports import find_export
 from server.encoders.model_files import combined_digest, file_digests
+from server.encoders.onnx_session import open_session
 
 
 class BareEncoder:

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from benchmarks.known_items import LISTS, Collection, built
 from server.encoders.encoder import Encoder
-from server.encoders.loading import load_encoder
-from server.settings import EncoderSettings, PassageSettings
 
 CACHE = Path("~/.cache/twopass-benchmarks").expanduser()
 JUDGED = ("cranfield", "cisi", "cacm", "med")

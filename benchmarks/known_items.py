@@ -106,10 +106,14 @@ def dictionary(n_texts: int = 4000, n_queries: int = 400) -> Collection:
     pairs = []
     for word, texts in sorted(entries.items()):
         if len(texts) == 1 and len(senses.get(word, ())) == 1:
-            text = re.sub(r"\\[^\\]*\\|\[[^\]]*\]|[{}]", "", texts[0])  # a pronunciation, a source, a reference
+            text = re.sub(
+                r"\\[^\\]*\\|\[[^\]]*\]|[{}]", "", texts[0]
+            )  # a pronunciation, a source, a reference
             text = re.sub(rf"\b{re.escape(word)}\w*", "", " ".join(text.split()), flags=re.IGNORECASE)
             query = re.sub(rf"\b{re.escape(word)}\w*", "", senses[word][0], flags=re.IGNORECASE)
-            if len(text) >= 60 and len(query) >= 20 and query.lower() not in text.lower():  # copied from WordNet
+            if (
+                len(text) >= 60 and len(query) >= 20 and query.lower() not in text.lower()
+            ):  # copied from WordNet
                 pairs.append((query, text.lstrip(" ,;.")))
     return _sample("dictionary", pairs, n_texts, n_queries)
 
@@ -140,7 +144,9 @@ def built(lists: Path = LISTS) -> Iterator[Collection]:
 def _sample(name: str, pairs: list[tuple[str, str]], n_texts: int, n_queries: int) -> Collection:
     """Draw texts, and queries for some of them; the same at every run over the same texts."""
     if len(pairs) < n_queries:
-        raise SystemExit(f"{name}: expected at least {n_queries} texts, found {len(pairs)}: see known_items.py")
+        raise SystemExit(
+            f"{name}: expected at least {n_queries} texts, found {len(pairs)}: see known_items.py"
+        )
     order = np.random.default_rng(SEED).permutation(len(pairs))[:n_texts]
     texts = [pairs[i][1][:LONGEST] for i in order]
     queries = [pairs[i][0] for i in order[:n_queries]]
@@ -153,7 +159,9 @@ def _descriptions(lists: Path) -> Iterator[tuple[str, str, str]]:
     for path in sorted(lists.glob("*_Translation-en*")):
         read = ["/usr/lib/apt/apt-helper", "cat-file", str(path)]
         text = subprocess.run(read, stdout=subprocess.PIPE, text=True, check=True).stdout
-        for found in re.finditer(r"^Package: (\S+)\n.*\nDescription-en: (.*)\n((?: .*\n)*)", text, re.MULTILINE):
+        for found in re.finditer(
+            r"^Package: (\S+)\n.*\nDescription-en: (.*)\n((?: .*\n)*)", text, re.MULTILINE
+        ):
             name, summary, body = found.groups()
             if name not in seen:
                 seen.add(name)
@@ -170,7 +178,9 @@ def _docstrings() -> Iterator[tuple[str, str]]:
     for folder, files in folders:
         for path in files:
             parts = path.relative_to(folder).with_suffix("").parts
-            if {"test", "tests", "testing", "idlelib", "lib2to3"} & set(parts) or path.stem.startswith("test"):
+            if {"test", "tests", "testing", "idlelib", "lib2to3"} & set(parts) or path.stem.startswith(
+                "test"
+            ):
                 continue
             try:
                 tree = ast.parse(path.read_bytes())
@@ -181,7 +191,9 @@ def _docstrings() -> Iterator[tuple[str, str]]:
 
 
 def _named(node: ast.AST, module: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith(
+        "_"
+    ):
         if docstring := ast.get_docstring(node):
             yield f"{module}.{node.name}", docstring
         if isinstance(node, ast.ClassDef):

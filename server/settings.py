@@ -237,7 +237,7 @@ class IndexSettings(_Section):
     """Share of the searches that are answered a second time, exactly and in the background, to know the recall that
     people get: see gauge in /stats. Takes at most 2 % of one core. 0: none."""
     metadata_indexes: tuple[str, ...] = Field(default=())
-    """Fields of the metadata that filters often name, as [year, author.name]: their values are kept in order, some 60
+    """Fields of the metadata that filters often name, as [year, author.name]: their values are kept in order, some 50
     bytes each, and a filter on them needn't read the metadata of every document."""
     keep_old_days: float = Field(default=30, ge=0, le=36_500, allow_inf_nan=False)
     """Days that the vectors of the model before are kept after a change of the model, so that one can go back to

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from server.catalog import Catalog, changes, filtering, matching
@@ -151,7 +151,7 @@ writes = st.one_of(
 PUT_AND_LOOK = [("put", {"a": 0, "b": 1}), ("look", None)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(writes, max_size=14))
 @example([*PUT_AND_LOOK, ("put", {"a": 1, "c": 1})])
 @example([*PUT_AND_LOOK, ("delete", ["a"])])

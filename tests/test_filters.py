@@ -5,7 +5,7 @@ import re
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.catalog import Catalog
@@ -32,7 +32,7 @@ def put(catalog, documents, first_row):
 
 def found(catalog, raw):
     """The ids that a filter finds, made sure that documents, rows and count agree."""
-    wanted = parse_filter(raw)
+    wanted = parse_filter(raw, limits=LimitSettings(filter_depth=16))
     ids = catalog.filtering.documents(wanted, 1000)
     rows = catalog.filtering.rows(1, wanted).rows.tolist()
     passages = catalog.passages_of_rows(1, rows)
@@ -293,24 +293,20 @@ def paths(draw):
 numbers_and_texts = leaves.filter(
     lambda each: isinstance(each, int | float | str) and not isinstance(each, bool)
 )
-operators = st.deferred(
-    lambda: (
-        st.dictionaries(st.sampled_from(["$eq", "$ne"]), values, min_size=1, max_size=2)
-        | st.dictionaries(
-            st.sampled_from(["$in", "$nin"]), st.lists(values, max_size=4), min_size=1, max_size=2
-        )
-        | st.dictionaries(
-            st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), numbers_and_texts, min_size=1, max_size=2
-        )
-        | st.fixed_dictionaries({"$exists": st.booleans()})
-        | st.dictionaries(
-            st.sampled_from(["$contains", "$not_contains"]),
-            leaves.filter(lambda each: each is not None),
-            min_size=1,
-        )
-        | st.fixed_dictionaries({"$not": operators})
+simple = (
+    st.dictionaries(st.sampled_from(["$eq", "$ne"]), values, min_size=1, max_size=2)
+    | st.dictionaries(st.sampled_from(["$in", "$nin"]), st.lists(values, max_size=4), min_size=1, max_size=2)
+    | st.dictionaries(
+        st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), numbers_and_texts, min_size=1, max_size=2
+    )
+    | st.fixed_dictionaries({"$exists": st.booleans()})
+    | st.dictionaries(
+        st.sampled_from(["$contains", "$not_contains"]),
+        leaves.filter(lambda each: each is not None),
+        min_size=1,
     )
 )
+operators = simple | st.fixed_dictionaries({"$not": simple | st.fixed_dictionaries({"$not": simple})})
 plain = values.filter(
     lambda each: not isinstance(each, dict) or (each and not any(k.startswith("$") for k in each))
 )
@@ -346,7 +342,7 @@ def two_catalogs(tmp_path_factory):
         yield plain, indexed
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(metadata, min_size=1, max_size=8), st.lists(filters, min_size=3, max_size=6))
 def test_every_filter_finds_what_the_oracle_finds(two_catalogs, contents, wanted):
     documents = {f"d{n}": each for n, each in enumerate(contents)}
@@ -363,8 +359,10 @@ def test_every_filter_finds_what_the_oracle_finds(two_catalogs, contents, wanted
 # What is refused
 
 TOO_DEEP: dict = {"x": 1}
+TOO_DEEP_INSIDE: dict = {"$gt": 1}
 for _ in range(9):
     TOO_DEEP = {"$not": TOO_DEEP}
+    TOO_DEEP_INSIDE = {"$not": TOO_DEEP_INSIDE}
 
 
 @pytest.mark.parametrize(
@@ -413,6 +411,11 @@ for _ in range(9):
         ),
         ({".".join("a" * 17): 1}, f"filter.{'.'.join('a' * 17)}", "a path has at most 16 keys, this one 17"),
         (TOO_DEEP, "filter" + ".$not" * 9, "$and, $or and $not stand more than 8 deep in each other"),
+        (
+            {"x": TOO_DEEP_INSIDE},
+            "filter.x" + ".$not" * 9,
+            "$and, $or and $not stand more than 8 deep in each other",
+        ),
         ({"x": {"$in": list(range(1001))}}, "filter.x.$in", "more than 1000 values in one filter"),
         ({f"k{n}": 1 for n in range(101)}, "filter.k100", "more than 100 conditions in one filter"),
     ],

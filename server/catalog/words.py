@@ -1,5 +1,6 @@
 """The words of a text, and the terms of a question, as the full-text index has them."""
 
+import itertools
 import re
 import sqlite3
 import unicodedata
@@ -45,7 +46,7 @@ def terms(question: str) -> list[str]:
     marks. No character has another meaning: one that is in no word separates words. No term stands there twice.
     """
     found: dict[str, str] = {}
-    text = unicodedata.normalize("NFC", question[:MAX_CHARACTERS].translate(_QUOTES))
+    text = question[:MAX_CHARACTERS].translate(_QUOTES)
     for at, part in enumerate(_QUOTED.split(text)):  # what is quoted stands at the odd places
         for term in (" ".join(_words(spaced(part))),) if at % 2 else _unquoted(part):
             if term and len(found) < MAX_TERMS:
@@ -61,7 +62,7 @@ def _unquoted(text: str) -> list[str]:
             if _UNSPACED.match(each):
                 run.append(each)
             else:
-                found += [f"{one} {two}" for one, two in zip(run, run[1:], strict=False)] or run
+                found += [f"{one} {two}" for one, two in itertools.pairwise(run)] or run
                 found.append(each)
                 run = []
     return found

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#595959"
 SIZE_INCHES = (8.0, 5.0)
 DOTS_PER_INCH = 150
+TITLE_CHARACTERS = 70  # of the model's name; a folder's may be longer than the picture is wide
 
 
 def draw_recall(certificate: "Certificate", path: Path) -> None:
@@ -57,8 +58,10 @@ def draw_recall(certificate: "Certificate", path: Path) -> None:
     axes.set_xlabel(f"prefix length (of {certificate.dim} dimensions)")
     axes.set_ylabel(f"recall@{HITS}: share of the true {HITS} nearest")
     axes.set_title(
-        f"{certificate.model}\n{certificate.passages:,} passages of yours, {recall.questions} questions",
+        f"What prefixes find: {certificate.model[-TITLE_CHARACTERS:]}\n"
+        f"{certificate.passages:,} passages of yours, {recall.questions} questions",
         fontsize=11,
+        parse_math=False,  # a folder's name may hold a dollar sign
     )
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)

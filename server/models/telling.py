@@ -23,8 +23,8 @@ def models_table(entries: "list[Entry]") -> Table:
     table.add_column("shorter")
     for name in ("tokens", "MiB"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("licence", overflow="fold")
-    table.add_column("here", no_wrap=True)
+    table.add_column("licence", no_wrap=True)
+    table.add_column("here")
     for entry in entries:
         model = entry.known
         here = "" if entry.present is None else ", ".join([entry.present.where, *_short(entry.present)])
