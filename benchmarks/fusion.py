@@ -1,5 +1,4 @@
-"""Meaning, words, and both together: nDCG@10 of dense search, of BM25, and of ways to fuse the two.
-"""
+"""Meaning, words, and both together: nDCG@10 of dense search, of BM25, and of ways to fuse the two."""
 
 import gzip
 import hashlib
@@ -63,12 +62,12 @@ def encode(collection: Collection, encoder: Encoder) -> Encoded:
     path = CACHE / "fusion" / f"{collection.name}-{digest[:16]}.npz"
     if not path.exists():
         spans = [
-            (at, start, end)
-            for at, text in enumerate(collection.texts)
-            for start, end in encoder.split(text)
+            (at, start, end) for at, text in enumerate(collection.texts) for start, end in encoder.split(text)
         ]
         passages = [collection.texts[at][start:end] for at, start, end in spans]
-        vectors = [encoder.encode_documents(passages[at : at + BATCH]) for at in range(0, len(passages), BATCH)]
+        vectors = [
+            encoder.encode_documents(passages[at : at + BATCH]) for at in range(0, len(passages), BATCH)
+        ]
         queries = encoder.encode_queries(collection.queries)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npz")

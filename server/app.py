@@ -68,7 +68,9 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
     )
     for module in (search, documents, embeddings, jobs, generations, evaluate, status):
         app.include_router(module.router)
-    describe_models(app, DocumentsIn, EmbeddingsIn, EvaluateIn, IdsIn, RebuildIn, ReembedIn, SearchIn, SearchesIn)
+    describe_models(
+        app, DocumentsIn, EmbeddingsIn, EvaluateIn, IdsIn, RebuildIn, ReembedIn, SearchIn, SearchesIn
+    )
     add_error_handlers(app)
     app.add_middleware(Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes)
     return app

@@ -178,7 +178,9 @@ class Collection:
         """Remove every document that matches; return how many. Should it break off, those before stay removed."""
         if wanted.condition is None:
             raise InputError(
-                "an empty filter matches every document", "filter", "To delete all, move the collection's folder away."
+                "an empty filter matches every document",
+                "filter",
+                "To delete all, move the collection's folder away.",
             )
         n_deleted = 0
         while ids := self.catalog.filtering.documents(wanted, DELETED_AT_ONCE):
@@ -260,7 +262,9 @@ class Collection:
         Also looks whether another program still encodes as it did when the vectors were made.
         """
         encoder = self.encoder
-        if encoder is not None and (self.store.damage.rows or encoder.fingerprint.pooling.startswith("remote")):
+        if encoder is not None and (
+            self.store.damage.rows or encoder.fingerprint.pooling.startswith("remote")
+        ):
             self._repair = threading.Thread(
                 target=self._mend, args=(self._live, encoder), name="repair", daemon=True
             )
@@ -298,9 +302,7 @@ class Collection:
             yield live
 
     def _make_live(self, store: LocalStore, encoder: Encoder | None) -> Live:
-        return Live(
-            store, encoder, self.index, self.limits, self.jobs, self._stopping, self.gauge.notice
-        )
+        return Live(store, encoder, self.index, self.limits, self.jobs, self._stopping, self.gauge.notice)
 
     def _take_over(self, live: Live) -> None:
         with self._swapping:
@@ -319,7 +321,9 @@ class Collection:
     def _look_for_drift(self, store: LocalStore, encoder: Encoder) -> None:
         """Compare a few stored vectors with what the encoder makes of their texts now: a name promises little."""
         rows = store.catalog.live_rows(store.generation).rows[:DRIFT_ROWS].tolist()
-        texts = store.catalog.row_texts(store.generation, [row for row in rows if row not in store.damage.rows])
+        texts = store.catalog.row_texts(
+            store.generation, [row for row in rows if row not in store.damage.rows]
+        )
         if texts:
             least = drift(encoder, list(texts.values()), store.vectors(list(texts)))
             if least < SAME_MODEL:

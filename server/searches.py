@@ -10,10 +10,12 @@ import numpy as np
 
 from index.two_pass import Mode
 from index.vectors import Float32, normalise
+from server.catalog.selections import RowSelection
 from server.checks import check_utf8, unit_vector
 from server.conditions import Filter
 from server.encoders.encoder import Encoder
 from server.errors import InputError, NoEncoderError, NotFoundError
+from server.fusion import DEPTH, Fusion, Scored, fuse
 from server.metadata import value_at
 from server.ranking import diverse, first_of_each
 from server.records import Document
@@ -31,6 +33,24 @@ SCORED_AT = (64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
+class Hybrid:
+    """That exact words count too, and how."""
+
+    method: Fusion = Fusion.RRF
+    weight: float | None = None  # what the words count, 0 to 1; None: as the method was tried best
+
+
+@dataclass(frozen=True)
+class WordMatch:
+    """What words did for a hit of a hybrid search."""
+
+    score: float | None  # BM25; None: it has none of the words, or isn't among the best
+    rank: int | None  # among the documents by words, from 1
+    meaning_rank: int | None  # among the documents by meaning, from 1
+    fused: float  # what the hits are ordered by
+
+
+@dataclass(frozen=True)
 class Query:
     """One search; exactly one of text, vector and like."""
 
@@ -45,6 +65,7 @@ class Query:
     filter: Filter | None = None
     score_threshold: float | None = None
     group_by: str | None = None  # a path in the metadata, of whose values each is to be found once
+    hybrid: Hybrid | None = None
     mmr: float | None = None  # diversity, from 0 (none) to 1
     with_vectors: bool = False
     explain: bool = False
@@ -66,6 +87,7 @@ class Hit:
     rank: int  # from 1
     vector: Float32 | None  # (dim,), of the passage
     scores: dict[int, float] = field(default_factory=dict)  # by leading dimensions, where that was asked for
+    words: WordMatch | None = None  # of a hybrid search
 
 
 @dataclass(frozen=True)
@@ -136,7 +158,10 @@ class Searches:
             if way.mode is Mode.TWO_PASS and allowed is None:
                 self._notice(self.store, vectors[members], results)
             for at, found in zip(members, results, strict=True):
-                answer = self._answer(queries[at], vectors[at], found, way, allowed)
+                words: dict[int, WordMatch] = {}
+                if (hybrid := queries[at].hybrid) is not None:
+                    found, words = self._with_words(queries[at], hybrid, vectors[at], found, selection)
+                answer = self._answer(queries[at], vectors[at], found, way, allowed, words)
                 answers[at] = replace(
                     answer,
                     encode_s=encode_s,
@@ -151,6 +176,8 @@ class Searches:
         n = query.n_wanted + (query.like is not None)
         if query.mmr is not None or query.group_by is not None:
             n *= DEEPER
+        if query.hybrid is not None:
+            n = max(n, DEPTH)
         oversample = max(self.index.oversample, self.store.index.oversample)
         if query.target_recall is not None:
             oversample = self.store.index.oversample_for(query.target_recall, self.index.oversample)
@@ -174,6 +201,10 @@ class Searches:
         positions: list[int] = []
         for at, query in enumerate(queries):
             where = query.where
+            if query.hybrid is not None and query.text is None:
+                raise InputError(
+                    "a hybrid search needs words", f"{where}query", "Give query, or leave hybrid out."
+                )
             if (query.text is not None) + (query.vector is not None) + (query.like is not None) != 1:
                 raise InputError("a search needs one of query, vector and like", f"{where}query")
             if query.vector is not None:
@@ -207,10 +238,49 @@ class Searches:
         unit: Float32 = normalise(mean)[0]
         return unit
 
-    def _answer(self, query: Query, vector: Float32, found: Found, way: _Way, allowed: Any) -> Answer:
+    def _with_words(
+        self, query: Query, hybrid: Hybrid, vector: Float32, found: Found, selection: RowSelection | None
+    ) -> tuple[Found, dict[int, WordMatch]]:
+        """Fuse what was found by meaning with what the words find; every hit's score stays its cosine."""
+        generation, fulltext = self.store.generation, self.store.catalog.fulltext
+        question = query.text or ""
+        by_words = fulltext.search(question, DEPTH, generation, selection)
+        hits = {hit.document: hit for hit in found.hits}
+        more = [number for number in by_words.documents.tolist() if number not in hits]
+        passages = fulltext.best_passages(question, generation, more) if more else {}
+        rows = [each.row for each in passages.values() if each.row not in self.store.damage.rows]
+        cosines = dict(zip(rows, (self.store.vectors(rows) @ vector).tolist(), strict=True)) if rows else {}
+        for number, each in passages.items():
+            if each.row in cosines:
+                hits[number] = DocumentHit(
+                    number, each.start, each.end, each.row, cosines[each.row], None, None
+                )
+        dense = Scored(np.array(list(hits), np.int64), np.array([hit.score for hit in hits.values()]))
+        fused = fuse(dense, Scored(by_words.documents, by_words.scores), hybrid.method, hybrid.weight)
+        bm25 = dict(zip(by_words.documents.tolist(), by_words.scores.tolist(), strict=True))
+        words = {
+            number: WordMatch(bm25.get(number), keyword_rank or None, dense_rank or None, score)
+            for number, score, dense_rank, keyword_rank in zip(
+                fused.ids.tolist(), fused.scores.tolist(), fused.dense_ranks.tolist(), fused.keyword_ranks.tolist(),
+                strict=True,
+            )
+        }  # fmt: skip
+        ordered = [hits[number] for number in fused.ids.tolist() if number in hits]
+        return replace(found, hits=ordered, certified=False, n_proved=0), words
+
+    def _answer(
+        self,
+        query: Query,
+        vector: Float32,
+        found: Found,
+        way: _Way,
+        allowed: Any,
+        words: dict[int, WordMatch],
+    ) -> Answer:
         started = time.perf_counter()
         shaped = self._shaped(query, found)
-        while len(shaped) < query.n_wanted and query.group_by is not None and self._is_more(found, way):
+        can_deepen = query.group_by is not None and query.hybrid is None
+        while len(shaped) < query.n_wanted and can_deepen and self._is_more(found, way):
             way = replace(way, n_documents=way.n_documents * DEEPER)
             (found,) = self._found(vector[None], way, allowed)
             shaped = self._shaped(query, found)
@@ -223,6 +293,7 @@ class Searches:
             Hit(
                 documents[hit.document], hit, rank, own if query.with_vectors else None,
                 scores_by_length(own, vector) if query.explain and own is not None else {},
+                words.get(hit.document),
             )
             for rank, (hit, own) in enumerate(zip(at, vectors, strict=True), query.offset + 1)
             if hit.document in documents

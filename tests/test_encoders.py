@@ -16,7 +16,14 @@ import structlog
 from fake_hub import Hub
 
 from server.encoders import bundled, loading
-from server.encoders.batching import QUERY_BATCHES_IN_A_ROW, EncodingQueue, Job, JobLine, cut_into_batches
+from server.encoders.batching import (
+    CALL_TOKENS,
+    QUERY_BATCHES_IN_A_ROW,
+    EncodingQueue,
+    Job,
+    JobLine,
+    cut_into_batches,
+)
 from server.encoders.errors import (
     EncoderUnavailable,
     EncodingFailed,
@@ -369,11 +376,35 @@ def test_waiting_queries_overtake_waiting_documents_and_go_together():
     assert len(line) == 0
 
 
+def lengths_taken(lengths, batch_tokens, lanes=1):
+    """The batches that queries of these lengths become."""
+    line = JobLine(batch_tokens, lanes)
+    for longest in lengths:
+        line.add(named(f"{longest}", role=QUERY, longest=longest))
+    batches = []
+    while len(line):
+        batches.append([int(text) for text in taken(line)])
+    return batches
+
+
 def test_queries_are_joined_only_as_far_as_one_batch_holds_them():
-    line = JobLine(batch_tokens=100)
-    for name, longest in (("q1", 10), ("q2", 30), ("q3", 30), ("q4", 90), ("q5", 200)):
-        line.add(named(name, role=QUERY, longest=longest))
-    assert [taken(line) for _ in range(4)] == [["q1", "q2", "q3"], ["q4"], ["q5"], []]
+    assert lengths_taken([30] * 5, batch_tokens=100) == [[30, 30, 30], [30, 30]]
+    assert lengths_taken([90, 90, 200], batch_tokens=100) == [[90], [90], [200]]
+
+
+def test_queries_of_like_length_go_together_and_the_oldest_first():
+    assert lengths_taken([10, 90, 12, 88, 30, 9], batch_tokens=1000) == [[10, 9, 12], [90, 88], [30]]
+
+
+def test_padding_that_costs_more_than_a_call_of_its_own_is_not_taken():
+    assert lengths_taken([10, 10 + CALL_TOKENS], batch_tokens=1000) == [[10, 10 + CALL_TOKENS]]
+    assert lengths_taken([10, 11 + CALL_TOKENS], batch_tokens=1000) == [[10], [11 + CALL_TOKENS]]
+    # Two would be padded: each pays, the third by half as much each.
+    assert lengths_taken([10, 10, 10 + CALL_TOKENS], batch_tokens=1000) == [[10, 10], [10 + CALL_TOKENS]]
+
+
+def test_lanes_share_the_queries_that_wait():
+    assert lengths_taken([10] * 8, batch_tokens=1000, lanes=2) == [[10] * 4, [10] * 2, [10], [10]]
 
 
 def test_queries_that_never_pause_leave_documents_a_turn():
@@ -476,8 +507,9 @@ def test_a_text_that_breaks_the_model_fails_its_own_caller_only(held):
 def test_closing_finishes_the_batch_at_work_and_turns_the_waiting_away(held):
     model, queue, submit = held
     waiting = [submit("a", role=QUERY), submit("b", role=DOCUMENT)]
-    join, joining = queue._thread.join, threading.Event()
-    queue._thread.join = lambda: joining.set() or join()
+    [thread] = queue._threads
+    join, joining = thread.join, threading.Event()
+    thread.join = lambda: joining.set() or join()
     closing = threading.Thread(target=queue.close)
     closing.start()
     assert joining.wait(30)
@@ -487,7 +519,7 @@ def test_closing_finishes_the_batch_at_work_and_turns_the_waiting_away(held):
         with pytest.raises(EncoderUnavailable, match="the encoder was closed"):
             future.result(30)
     assert model.seen == [["first"]]
-    assert not queue._thread.is_alive()
+    assert not thread.is_alive()
 
 
 def test_a_closed_encoder_refuses_and_may_be_closed_again(make_model):
@@ -555,13 +587,26 @@ def test_an_idle_queue_lets_the_model_rest_once_and_wakes_it_with_the_next_job()
         calls.append("embed")
         return np.ones((len(texts), 1), np.float32)
 
-    queue = EncodingQueue(embed, JobLine(batch_tokens=100), 0.01, rest)
+    queue = EncodingQueue(embed, JobLine(batch_tokens=100, lanes=2), 2, 0.01, rest)
     assert rested.acquire(timeout=30)
     for _ in range(2):
         queue.submit(["a"], 1, QUERY).result(30)
         assert rested.acquire(timeout=30)
     queue.close()
     assert calls == ["rest", "embed", "rest", "embed", "rest"]
+
+
+def test_as_many_batches_are_encoded_at_once_as_there_are_lanes():
+    together = threading.Barrier(2)
+
+    def embed(texts, role):
+        together.wait(30)  # opens when both are here
+        return np.array([[len(text)] for text in texts], np.float32)
+
+    queue = EncodingQueue(embed, JobLine(batch_tokens=100, lanes=2), lanes=2)
+    answers = [queue.submit([text], 1, DOCUMENT) for text in ("a", "bb", "ccc", "dddd")]
+    assert [answer.result(30).tolist() for answer in answers] == [[[1]], [[2]], [[3]], [[4]]]
+    queue.close()
 
 
 # --- the cache of queries

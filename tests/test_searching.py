@@ -179,3 +179,43 @@ def test_a_wrong_filter_names_the_place(server, vectors):
     }
     problem = server.http.post("/search/batch", json=body).json()
     assert (problem["status"], problem["where"]) == (422, "searches[1].filter.$any")
+
+
+def test_hybrid_finds_exact_words_and_tells_what_they_did(texts):
+    documents = [
+        {
+            "id": "hy-pump",
+            "text": "Spare seals for the garden pump are ordered as XK4471Q.",
+            "metadata": {"hy": 1},
+        },
+        *(
+            {"id": f"hy-{n}", "text": f"A note about seals and pumps, part {n}.", "metadata": {"hy": 2}}
+            for n in range(30)
+        ),
+        {"id": "hy-cat", "text": "The cat sleeps on the warm stove.", "metadata": {"hy": 1}},
+    ]
+    assert texts.http.post("/documents", json={"documents": documents}).status_code == 201
+    body = {"query": "XK4471Q", "k": 3, "include": ["text", "explain"], "filter": {"hy": {"$gte": 1}}}
+    for hybrid in (True, {"weight": 0.5}, {"fusion": "weighted", "weight": 0.6}):
+        answer = texts.http.post("/search", json={**body, "hybrid": hybrid})
+        assert answer.status_code == 200, answer.text
+        first = answer.json()["hits"][0]
+        assert first["id"] == "hy-pump"
+        assert first["passage"]["text"] == documents[0]["text"]
+        assert first["explain"]["words"]["rank"] == 1
+        assert first["explain"]["words"]["score"] > 0
+        fused = [hit["explain"]["words"]["fused"] for hit in answer.json()["hits"]]
+        assert fused == sorted(fused, reverse=True)
+    narrow = texts.http.post("/search", json={**body, "hybrid": True, "filter": {"hy": 2}}).json()
+    assert "hy-pump" not in ids(narrow)
+    assert len(narrow["hits"]) == 3
+    for hostile in ('"', "NEAR(a b", "seals AND OR", "* ^ : -", "🚀", "text:seals"):
+        answer = texts.http.post("/search", json={**body, "query": hostile, "hybrid": True})
+        assert answer.status_code == 200, answer.text
+    texts.http.post("/documents/delete", json={"filter": {"hy": {"$gte": 1}}})
+
+
+def test_hybrid_needs_words(server, vectors):
+    problem = server.http.post("/search", json={"vector": vectors[0].tolist(), "hybrid": True}).json()
+    assert (problem["status"], problem["where"]) == (422, "query")
+    assert server.http.post("/search", json={"query": "a", "hybrid": {"wight": 1}}).status_code == 422

@@ -255,7 +255,9 @@ def test_metadata_indexes_are_a_list_in_the_file_and_have_commas_in_a_variable(c
 
 def test_metadata_indexes_that_are_no_list_of_names_are_refused(config):
     path = config("index: {metadata_indexes: {year: 1}}")
-    expected = "index.metadata_indexes can't be {'year': 1}; it takes a list of names, in a variable with commas"
+    expected = (
+        "index.metadata_indexes can't be {'year': 1}; it takes a list of names, in a variable with commas"
+    )
     assert problems_of(path) == [f"{path}: {expected} between them."]
 
 

@@ -20,9 +20,10 @@ from hypothesis.extra import numpy as hnp
 
 from server.api.threads import INGEST_THREADS, READ_THREADS
 from server.encoders import frames
-from server.encoders.cores import n_cores
+from server.encoders.cores import n_cores, threads_and_lanes
 from server.encoders.errors import EncoderUnavailable, EncodingFailed, ModelDamaged
 from server.encoders.fingerprint import Role
+from server.encoders.frames import Kind
 from server.encoders.loading import load_encoder
 from server.encoders.worker_process import WorkerProcess
 from server.settings import EncoderSettings, PassageSettings
@@ -147,15 +148,17 @@ def test_a_process_that_died_between_two_batches_is_started_again(encoder, proce
     ]
 
 
-def test_a_process_that_dies_over_a_batch_is_started_again_and_the_batch_with_it(encoder, process):
+def test_a_process_that_dies_over_batches_is_started_again_and_the_batches_with_it(encoder, process):
     expected = encoder.encode_queries(["noon"])
     first = process.pid
-    os.kill(first, signal.SIGSTOP)  # whenever the batch is sent, it is not answered before the kill
-    with ThreadPoolExecutor(1) as thread:
-        encoding = thread.submit(encoder.encode_queries, ["noon"])
+    os.kill(first, signal.SIGSTOP)  # whenever a batch is sent, it is not answered before the kill
+    with structlog.testing.capture_logs() as logged, ThreadPoolExecutor(4) as threads:
+        encoding = [threads.submit(encoder.encode_queries, ["noon"]) for _ in range(4)]
         os.kill(first, signal.SIGKILL)
-        np.testing.assert_array_equal(encoding.result(60), expected)
+        for each in encoding:
+            np.testing.assert_allclose(each.result(60), expected, atol=1e-6)
     assert process.pid not in (None, first)
+    assert len(logged) == 1  # of several threads that see it die, one clears it away
 
 
 def test_a_batch_over_which_two_processes_died_is_refused_and_later_ones_are_not(encoder, spec, monkeypatch):
@@ -241,6 +244,27 @@ def test_signals_for_the_whole_service_are_left_to_the_server(encoder, process):
 def test_where_memory_runs_out_the_kernel_takes_the_models_process_first(process):
     assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "500\n"
     assert int(Path("/proc/self/oom_score_adj").read_text()) < 500
+
+
+def test_lanes_encode_at_once_with_the_vectors_of_one(spec):
+    process = WorkerProcess(spec, lanes=3)
+    batches = [
+        frames.pack_tokens([np.arange(1000 + at, 1000 + at + length, dtype=np.int32) for at in range(4)])
+        for length in range(3, 33)
+    ]
+    expected = [frames.unpack_vectors(process.encode(Kind.TOKENS, batch)) for batch in batches]
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda batch: process.encode(Kind.TOKENS, batch), batches))
+    for mine, alone in zip(found, expected, strict=True):
+        np.testing.assert_allclose(frames.unpack_vectors(mine), alone, atol=1e-6)
+    process.end()
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"), [(1, (1, 1)), (2, (1, 2)), (3, (1, 2)), (4, (2, 2)), (16, (8, 2))]
+)
+def test_two_batches_at_once_share_the_cores(cores, expected):
+    assert threads_and_lanes(cores) == expected
 
 
 def test_closing_ends_the_process(bundled_export):

@@ -86,7 +86,9 @@ class Body:
         self.limit_bytes = limit_bytes
         said = headers.get(b"content-length", b"")
         self.n_bytes = int(said) if said.isdigit() and b"transfer-encoding" not in headers else 0
-        self._is_counted = not self.n_bytes  # else the HTTP server sees to it that it is as long as the header says
+        self._is_counted = (
+            not self.n_bytes
+        )  # else the HTTP server sees to it that it is as long as the header says
         self.is_stream = False
 
     def check_size(self) -> None:

@@ -9,6 +9,7 @@ from index.axes import Order
 from index.plan import Codec, Kind
 from index.two_pass import Mode
 from server.api.vectors import Vector
+from server.fusion import Fusion
 from server.settings import MAX_DIM, MAX_READ_LIMIT
 
 
@@ -84,6 +85,13 @@ class DeletedOut(_Out):
     """Ids under which there was nothing."""
 
 
+class HybridIn(_In):
+    fusion: Fusion = Fusion.RRF
+    """rrf: by ranks. weighted: by standardised scores."""
+    weight: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    """What the words count, from 0 (nothing) to 1 (all); null: 0.5 for rrf, 0.4 for weighted."""
+
+
 Include = Literal["text", "metadata", "vector", "explain"]
 
 
@@ -112,6 +120,8 @@ class SearchIn(_In):
     found, and k of them where there are k."""
     group_by: str | None = None
     """A field of the metadata: of the documents that share its value only the best is returned."""
+    hybrid: bool | HybridIn = False
+    """true: exact words count too, besides the meaning: the two orders are fused. Needs query."""
     mmr: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """Diversity of the hits: 0 is none, 1 looks at nothing else. Maximal marginal relevance over full vectors."""
     max_read: int | None = Field(default=None, ge=1, le=MAX_READ_LIMIT, strict=True)
@@ -133,6 +143,17 @@ class PassageOut(_Out):
     """null where the document has no text, or `include` leaves texts out."""
 
 
+class WordsOut(_Out):
+    score: float | None
+    """BM25 of the document; null where it has none of the words, or isn't among the best 100 by words."""
+    rank: int | None
+    """Place by words, from 1."""
+    meaning_rank: int | None
+    """Place by meaning, from 1."""
+    fused: float
+    """What the hits are ordered by; comparable within one search only."""
+
+
 class HitExplanation(_Out):
     prefix_score: float | None
     """Cosine of the prefixes, as exactly as their codes tell it; in mode certified the upper bound on the score; null
@@ -143,6 +164,8 @@ class HitExplanation(_Out):
     """Place among the hits, from 1."""
     scores: dict[str, float]
     """Cosine of the leading 64, 128, 256, 512 and of all dimensions of the full vectors, each re-normalised."""
+    words: WordsOut | None = None
+    """Of a hybrid search: what the words did."""
 
 
 class HitOut(_Out):

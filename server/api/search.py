@@ -10,12 +10,12 @@ from server.api.answers import answer
 from server.api.bodies import Search, SearchList
 from server.api.openapi import json_body
 from server.api.routes import Route
-from server.api.schemas import Include, SearchesIn, SearchesOut, SearchIn, SearchOut
+from server.api.schemas import HybridIn, Include, SearchesIn, SearchesOut, SearchIn, SearchOut
 from server.api.threads import Service
 from server.conditions import parse_path
 from server.errors import InputError, TooLargeError
 from server.filters import parse_filter
-from server.searches import Answer, Hit, Query
+from server.searches import Answer, Hit, Hybrid, Query
 from server.settings import LimitSettings
 
 router = APIRouter(tags=["search"], route_class=Route)
@@ -83,9 +83,12 @@ def query_of(body: SearchIn, limits: LimitSettings, where: str) -> Query:
         mode=body.mode,
         oversample=body.oversample,
         target_recall=body.target_recall,
-        filter=None if body.filter is None else parse_filter(body.filter, where=f"{where}filter", limits=limits),
+        filter=None
+        if body.filter is None
+        else parse_filter(body.filter, where=f"{where}filter", limits=limits),
         score_threshold=body.score_threshold,
         group_by=body.group_by,
+        hybrid=_hybrid(body.hybrid),
         mmr=body.mmr,
         with_vectors="vector" in body.include,
         explain="explain" in body.include,
@@ -148,8 +151,15 @@ def hit_out(hit: Hit, include: Sequence[Include]) -> dict[str, Any]:
             "prefix_rank": at.prefix_rank,
             "rank": hit.rank,
             "scores": {str(length): _cosine(score) for length, score in hit.scores.items()},
+            "words": None if hit.words is None else vars(hit.words),
         }
     return out
+
+
+def _hybrid(wanted: bool | HybridIn) -> Hybrid | None:
+    if isinstance(wanted, HybridIn):
+        return Hybrid(wanted.fusion, wanted.weight)
+    return Hybrid() if wanted else None
 
 
 def _cosine(score: float) -> float:

@@ -21,7 +21,8 @@ CREATE TRIGGER fulltext_changed AFTER UPDATE OF text ON documents WHEN old.text 
     SELECT new.number, spaced(new.text) WHERE new.text IS NOT NULL; END;
 """
 
-SCHEMA = """
+SCHEMA = (
+    """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT;
 CREATE TABLE generations (
     number       INTEGER PRIMARY KEY,
@@ -91,7 +92,9 @@ CREATE TABLE inbox (
 ) STRICT;
 CREATE INDEX inbox_by_job ON inbox (job);
 CREATE INDEX inbox_by_id ON inbox (id);
-""" + FULL_TEXT
+"""
+    + FULL_TEXT
+)
 
 # The statements that lead from this format to the next.
 MIGRATIONS = {
@@ -135,7 +138,9 @@ CREATE TABLE inbox (
 ) STRICT;
 CREATE INDEX inbox_by_job ON inbox (job);
 CREATE INDEX inbox_by_id ON inbox (id);
-""" + FULL_TEXT + """
+"""
+    + FULL_TEXT
+    + """
 INSERT INTO fulltext (fulltext) VALUES ('rebuild');
 """,
 }

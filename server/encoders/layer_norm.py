@@ -26,6 +26,7 @@ class LayerNormed:
         pooling = own.pooling.removesuffix("+normalize") + f"+{STEP}+normalize"
         self.fingerprint: Fingerprint = replace(own, pooling=pooling)
         self.token_counter = model.token_counter
+        self.lanes = model.lanes
         self.rest = model.rest
         self.close = model.close
 

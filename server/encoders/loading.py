@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 from server.encoders.bundled import check_bundled, find_bundled
-from server.encoders.cores import n_cores
+from server.encoders.cores import n_cores, threads_and_lanes
 from server.encoders.encoder import Encoder
 from server.encoders.errors import ExportFailed, ModelNotFound
 from server.encoders.fingerprint import Fingerprint, Role
@@ -140,13 +140,9 @@ def _open_exported(
     export = find_export(models_dir, weights_sha256, encoder.precision) or make_export(
         folder, weights_sha256, encoder.precision, encoder.int8_min_cosine, models_dir
     )
+    threads, lanes = threads_and_lanes(n_cores())
     process = WorkerProcess(
-        {
-            "runtime": "onnx",
-            "folder": str(export.folder),
-            "threads": n_cores(),
-            "pad_id": export.pad_id,
-        }
+        {"runtime": "onnx", "folder": str(export.folder), "threads": threads, "pad_id": export.pad_id}, lanes
     )
     process.start()
     # Prompts are put before the texts here, so that others need no other export.

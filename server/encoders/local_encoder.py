@@ -24,7 +24,6 @@ MIN_TEXT_TOKENS = 16  # tokens of text that a passage must hold beside the promp
 # Texts tokenised together, and then put in batches by length. 1024 short ones take 65 ms, while the model has
 # batches for twice as long in line.
 TEXTS_AT_ONCE = 1024
-BATCHES_AHEAD = 2  # in line for the model while the caller prepares more: it never waits for us between two
 
 
 class LocalEncoder:
@@ -38,7 +37,7 @@ class LocalEncoder:
         query_cache: int = 0,
         idle_unload_s: int = 0,
     ) -> None:
-        """Start the model's thread. `query_cache` is in queries.
+        """Start the model's threads. `query_cache` is in queries.
 
         Raises:
             SettingsError: the passages asked for don't suit the model.
@@ -51,7 +50,9 @@ class LocalEncoder:
         self._sure_characters = limit - model.token_counter.overhead(Role.QUERY)
         self._batch_tokens = batch_tokens
         self._splitter = PassageSplitter(model.token_counter, max_tokens, passages.overlap_tokens)
-        self._queue = EncodingQueue(model.embed, JobLine(batch_tokens), idle_unload_s, model.rest)
+        self._batches_ahead = 1 + model.lanes
+        line = JobLine(batch_tokens, model.lanes)
+        self._queue = EncodingQueue(model.embed, line, model.lanes, idle_unload_s, model.rest)
         self.query_cache = QueryCache(model.fingerprint, query_cache)
 
     @property
@@ -140,7 +141,7 @@ class LocalEncoder:
             if stop():
                 raise EncodingStopped("the encoding was stopped before its end")
             in_line.append((batch.rows, self._queue.submit(batch.inputs, batch.longest, role)))
-            if len(in_line) > BATCHES_AHEAD:
+            if len(in_line) > self._batches_ahead:  # a lane that is done finds the next batch in line
                 collect()
         while in_line:
             collect()

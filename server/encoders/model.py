@@ -36,12 +36,17 @@ class Model(Protocol[T]):
     @property
     def token_counter(self) -> TokenCounter: ...
 
+    @property
+    def lanes(self) -> int:
+        """How many threads may call `embed` at once."""
+        ...
+
     def prepare(self, texts: Sequence[str], role: Role) -> Prepared[T]:
         """Make the inputs of `embed`, each text tokenised once. Any thread; doesn't wait for the model."""
         ...
 
     def embed(self, inputs: Sequence[T], role: Role) -> NDArray[np.float32]:
-        """Encode one batch, padded to its longest text; called by one thread only.
+        """Encode one batch, padded to its longest text; called by `lanes` threads only.
 
         Returns:
             float32 (n_texts, dim), not necessarily of unit length.
@@ -53,7 +58,7 @@ class Model(Protocol[T]):
         ...
 
     def rest(self) -> None:
-        """Give memory back until the next `embed`; called by the same thread, after a time without texts."""
+        """Give memory back until the next `embed`; called after a time without texts, while no `embed` runs."""
         ...
 
     def close(self) -> None:
@@ -68,6 +73,7 @@ class TextModel:
     """
 
     token_counter: TokenCounter
+    lanes = 1
 
     def prepare(self, texts: Sequence[str], role: Role) -> Prepared[str]:
         return Prepared(texts, self.token_counter.count(texts, role))

@@ -19,6 +19,7 @@ class OnnxModel:
         self._process = process
         self.fingerprint = fingerprint
         self.token_counter = counter
+        self.lanes = process.lanes
 
     def prepare(self, texts: Sequence[str], role: Role) -> Prepared[NDArray[np.int32]]:
         return Prepared(*self.token_counter.ids(texts, role, self.fingerprint.max_tokens))

@@ -3,6 +3,7 @@
 Imports numpy, onnxruntime and little else: every import is memory that a small machine lacks.
 """
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,21 @@ from server.encoders.frames import pack_vectors, unpack_tokens
 from server.encoders.onnx_session import open_session
 from server.memory import give_back
 
-# A batch of 1024 tokens leaves 40 MiB in ONNX Runtime's arena, one of 256 tokens 10. What a large one left is given
+# A batch of 1024 tokens leaves 40 MiB in ONNX Runtime's arena, one of 256 tokens 10. What large ones left is given
 # back when none has followed for a second, which takes as long as a short query does.
 LARGE_BATCH_TOKENS = 256
 LARGE_FOR_S = 1.0
 
 
 class OnnxRunner:
-    """The methods are those of the Runner protocol."""
+    """The methods are those of the Runner protocol; several threads encode with one copy of the weights."""
 
     def __init__(self, folder: Path, threads: int, pad_id: int) -> None:
         self._session = open_session(folder, threads)
         give_back()  # what reading the file left behind: 13 MiB of all-MiniLM-L6-v2
         self._names = {each.name for each in self._session.get_inputs()}
         self._pad_id = pad_id
+        self._lock = threading.Lock()
         self._large_until: float | None = None  # time.monotonic; None: the arena is small
         self._shrinking = RunOptions()
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -39,19 +41,27 @@ class OnnxRunner:
         ids, mask = unpack_tokens(content, self._pad_id)  # (n_texts, longest)
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         feed = {name: array for name, array in inputs.items() if name in self._names}
-        if ids.size > LARGE_BATCH_TOKENS:
-            self._large_until = time.monotonic() + LARGE_FOR_S
-        shrink = self._large_until is not None and time.monotonic() > self._large_until
+        shrink = self._is_time_to_shrink(ids.size)
         [vectors] = self._session.run(["vectors"], feed, self._shrinking if shrink else None)
         if shrink:
-            self._large_until = None
             give_back()
         return pack_vectors(vectors)
 
     @property
     def patience_s(self) -> float | None:
-        return None if self._large_until is None else LARGE_FOR_S
+        until = self._large_until
+        return None if until is None else max(0.0, until - time.monotonic())
 
     def rest(self) -> None:
-        self._large_until = 0.0
         self.encode(bytearray(np.array([1, 1, self._pad_id], "<i4").tobytes()))  # a text of one token
+
+    def _is_time_to_shrink(self, n_tokens: int) -> bool:
+        """Whether this batch is to give back what large ones before it left; true for one batch only."""
+        now = time.monotonic()
+        with self._lock:
+            if n_tokens > LARGE_BATCH_TOKENS:
+                self._large_until = now + LARGE_FOR_S
+            elif self._large_until is not None and now >= self._large_until:
+                self._large_until = None
+                return True
+            return False

@@ -60,7 +60,7 @@ TEXTS = (
     "The patient reports a dull ache behind the left knee after long walks, without swelling or redness. Pulses are "
     "present on both sides. No fever. An ultrasound of the veins was normal in March.",
     "Between 1871 and 1914 the harbour was dredged four times, twice after storms had closed the channel. The third "
-    "dredging, in 1902, was paid for by the fish merchants, who had lost a season's herring to the ports further south; "
+    "dredging, in 1902, was paid for by the fish merchants, who had lost a season's herring to the ports down south; "
     "they sent the bill to the county, which never answered. What is left of their correspondence fills two boxes in "
     "the town's archive and has been quoted in every history of the coast since.",
 )

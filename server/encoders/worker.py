@@ -1,7 +1,8 @@
-"""The process that runs a model: `python -m server.encoders.worker FD`, over one end of a pair of sockets.
+"""The process that runs a model: `python -m server.encoders.worker FD …`, over sockets that the server has the other
+ends of.
 
-It loads the model that the first frame names and answers one batch after another. It ends when the other side of the
-connection is closed, so with the server however that ended, even in the middle of a batch.
+It loads the model that the first frame names and answers one batch after another, on each connection in a thread of
+its own. It ends when the connections are closed, so with the server however that ended, even in the middle of a batch.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +24,7 @@ OOM_SCORE = 500  # of 1000; counts as if it held half of the machine's memory mo
 
 
 class Runner(Protocol):
-    """A loaded model."""
+    """A loaded model. With several connections, several threads call it at once."""
 
     def about(self) -> dict[str, Any]:
         """What the server must know of the model."""
@@ -70,6 +72,17 @@ def answer_batches(connection: socket.socket, runner: Runner) -> None:
             send(connection, Kind.VECTORS, vectors)
 
 
+def serve(connection: socket.socket, runner: Runner) -> None:
+    """Answer on one connection, and end the process with it: were only this thread to end, the server would wait."""
+    try:
+        answer_batches(connection, runner)
+    except (EOFError, ConnectionError):
+        os._exit(0)  # the server is gone
+    except BaseException:  # noqa: BLE001 - told, on standard error, and then the same
+        traceback.print_exc()
+        os._exit(1)
+
+
 def pack_error(error: Exception) -> bytes:
     return pack_json(
         {"kind": type(error).__name__, "message": first_line(error), "hint": getattr(error, "hint", "")}
@@ -98,19 +111,18 @@ def stand_behind_the_server() -> None:
 def main() -> None:
     keep_memory_small()
     stand_behind_the_server()
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    threading.Thread(target=end_with, args=[connection], daemon=True).start()
+    first, *others = (socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:])
+    threading.Thread(target=end_with, args=[first], daemon=True).start()
+    _, spec = receive(first)
     try:
-        _, spec = receive(connection)
-        try:
-            runner = open_runner(unpack_json(spec))
-        except Exception as error:  # noqa: BLE001 - a foreign runtime over foreign files; the server tells the user
-            send(connection, Kind.FAILED, pack_error(error))
-        else:
-            send(connection, Kind.READY, pack_json(runner.about()))
-            answer_batches(connection, runner)
-    except (EOFError, ConnectionError):
-        pass  # the server is gone
+        runner = open_runner(unpack_json(spec))
+    except Exception as error:  # noqa: BLE001 - a foreign runtime over foreign files; the server tells the user
+        send(first, Kind.FAILED, pack_error(error))
+        return
+    send(first, Kind.READY, pack_json(runner.about()))
+    for connection in others:
+        threading.Thread(target=serve, args=[connection, runner], daemon=True).start()
+    serve(first, runner)
 
 
 if __name__ == "__main__":

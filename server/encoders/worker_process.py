@@ -1,11 +1,14 @@
 """The server's end of the process that runs a model: starts it, talks to it, starts it again when it died."""
 
+import contextlib
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,21 +24,24 @@ LONGEST_LINE = 500  # characters of one line of its output that are logged
 
 
 class WorkerProcess:
-    """A process that holds one model. Used by one thread at a time.
+    """A process that holds one model and encodes `lanes` batches at once, for as many threads.
 
     It is started by the first call that needs it. If it dies over a batch, the batch is tried once more in a fresh
     one.
     """
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], lanes: int = 1) -> None:
         """Start nothing yet. `spec` says which model to load, see worker.open_runner."""
+        self.lanes = lanes
         self._spec = spec
+        self._changing = threading.Lock()  # while a process is started or cleared away
         self._running: _Running | None = None
 
     @property
     def pid(self) -> int | None:
         """The process's number; None while there is none."""
-        return None if self._running is None else self._running.process.pid
+        running = self._running
+        return None if running is None else running.process.pid
 
     def start(self) -> dict[str, Any]:
         """Start it and wait until the model is loaded; return what it says of the model.
@@ -44,21 +50,8 @@ class WorkerProcess:
             ModelDamaged, ModelNotSupported: the model can't be loaded.
             EncoderUnavailable: the process ended before it could say why.
         """
-        self.end()
-        running = _Running()
-        try:
-            send(running.connection, Kind.START, pack_json(self._spec))
-            kind, content = receive(running.connection)
-        except (OSError, EOFError) as error:
-            raise EncoderUnavailable(
-                f"the model's process {running.end()} while it loaded the model",
-                hint="Look for its words in the server's log. Is there enough memory?",
-            ) from error
-        if kind is Kind.FAILED:
-            running.end()
-            raise _loading_error(unpack_json(content))
-        self._running = running
-        return unpack_json(content)
+        with self._changing:
+            return self._start()
 
     def encode(self, kind: Kind, content: bytes) -> bytearray:
         """Have one batch encoded; returns the packed vectors.
@@ -67,15 +60,12 @@ class WorkerProcess:
             EncoderUnavailable: the process died over this batch twice, or could not be started.
             RuntimeError: the model raised an error; the process goes on.
         """
-        if self._running is not None and self._running.process.poll() is not None:
-            self._bury()  # it died between two batches
         ended = ""
         for _ in range(2):
-            if self._running is None:
-                self.start()
-            answer = self._exchange(kind, content)
+            running = self._alive()
+            answer = running.ask(kind, content)
             if answer is None:
-                ended = self._bury()
+                ended = self._bury(running)
             elif answer[0] is Kind.FAILED:
                 raise RuntimeError(unpack_json(answer[1])["message"])
             else:
@@ -87,42 +77,65 @@ class WorkerProcess:
 
     def end(self) -> None:
         """End the process if it runs; the next `encode` starts another."""
-        if self._running is not None:
-            self._running.end()
-            self._running = None
+        with self._changing:
+            if self._running is not None:
+                self._running.end()
+                self._running = None
 
-    def _exchange(self, kind: Kind, content: bytes) -> Frame | None:
-        """Send a batch and wait for the answer; None: the process died."""
-        assert self._running is not None
+    def _start(self) -> dict[str, Any]:
+        running = _Running(self.lanes)
         try:
-            send(self._running.connection, kind, content)
-            return receive(self._running.connection)
-        except (OSError, EOFError):
-            return None
+            kind, content = running.begin(self._spec)
+        except (OSError, EOFError) as error:
+            raise EncoderUnavailable(
+                f"the model's process {running.end()} while it loaded the model",
+                hint="Look for its words in the server's log. Is there enough memory?",
+            ) from error
+        if kind is Kind.FAILED:
+            running.end()
+            raise _loading_error(unpack_json(content))
+        self._running = running
+        return unpack_json(content)
 
-    def _bury(self) -> str:
-        """Clear a dead process away, say so in the log, and return how it ended."""
-        assert self._running is not None
-        ended = self._running.end()
-        self._running = None
-        structlog.get_logger().warning("the model's process died", ended=ended)
-        return ended
+    def _alive(self) -> "_Running":
+        """The running process, or a fresh one if it isn't there, or died between two batches."""
+        if self._running is not None and self._running.process.poll() is not None:
+            self._bury(self._running)
+        with self._changing:
+            if self._running is None:
+                self._start()
+            assert self._running is not None
+            return self._running
+
+    def _bury(self, dead: "_Running") -> str:
+        """Clear a dead process away, say so in the log, and return how it ended. The first thread that sees it does."""
+        with self._changing:
+            if self._running is dead:
+                self._running = None
+                structlog.get_logger().warning("the model's process died", ended=dead.end())
+            return dead.ended
 
 
 class _Running:
-    """One started process, its connection, and the thread that logs what it prints."""
+    """One started process, a connection for each lane, and the thread that logs what it prints."""
 
-    def __init__(self) -> None:
-        self.connection, theirs = socket.socketpair()
-        with theirs:
+    def __init__(self, lanes: int) -> None:
+        pairs = [socket.socketpair() for _ in range(lanes)]
+        theirs = [pair[1].fileno() for pair in pairs]
+        self._connections = [pair[0] for pair in pairs]
+        self._free: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
+        self.ended = ""
+        with contextlib.ExitStack() as stack:
+            for _, their in pairs:
+                stack.enter_context(their)
             self.process = subprocess.Popen(
                 # -P: no module of the folder that the server was started in can pose as one of ours.
-                [sys.executable, "-P", "-m", "server.encoders.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "server.encoders.worker", *map(str, theirs)],
                 env=os.environ | {"PYTHONPATH": _with_package(os.environ.get("PYTHONPATH"))},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
+                pass_fds=theirs,
                 start_new_session=True,  # Ctrl-C is for the server, which ends this one when it is done
                 text=True,
                 errors="replace",
@@ -132,9 +145,27 @@ class _Running:
         self._logger = threading.Thread(target=_log_lines, args=[self._output], daemon=True)
         self._logger.start()
 
+    def begin(self, spec: dict[str, Any]) -> Frame:
+        """Have the model loaded. Raises OSError or EOFError if the process ends over that."""
+        send(self._connections[0], Kind.START, pack_json(spec))
+        answer = receive(self._connections[0])
+        for connection in self._connections:
+            self._free.put(connection)
+        return answer
+
+    def ask(self, kind: Kind, content: bytes) -> Frame | None:
+        """Send a batch by a free lane and wait for the answer; None: the process died."""
+        with self._lane() as connection:
+            try:
+                send(connection, kind, content)
+                return receive(connection)
+            except (OSError, EOFError):
+                return None
+
     def end(self) -> str:
-        """Close the connection, at which it ends; return how it ended."""
-        self.connection.close()
+        """Close the connections, at which it ends; return how it ended."""
+        for connection in self._connections:
+            connection.close()
         try:
             status = self.process.wait(END_S)
         except subprocess.TimeoutExpired:
@@ -142,9 +173,18 @@ class _Running:
             status = self.process.wait()
         self._logger.join()
         self._output.close()
+        self.ended = f"ended with status {status}"
         if status < 0:
-            return f"was killed by signal {-status} ({signal.strsignal(-status)})"
-        return f"ended with status {status}"
+            self.ended = f"was killed by signal {-status} ({signal.strsignal(-status)})"
+        return self.ended
+
+    @contextlib.contextmanager
+    def _lane(self) -> Iterator[socket.socket]:
+        connection = self._free.get()
+        try:
+            yield connection
+        finally:
+            self._free.put(connection)
 
 
 def _log_lines(output: IO[str]) -> None:
