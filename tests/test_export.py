@@ -461,7 +461,7 @@ def as_child(script, tmp_path, monkeypatch):
 def test_the_childs_refusal_arrives_as_what_it_is_and_leaves_nothing(tmp_path, monkeypatch, kind):
     told = json.dumps({"error": kind.__name__, "message": "there is no more", "hint": "Wait."})
     as_child(f"read spec; echo '{told}'", tmp_path, monkeypatch)
-    with pytest.raises(kind, match="^there is no more$") as refused:
+    with pytest.raises(kind, match=r"^there is no more$") as refused:
         export_by_child(write_static_model(tmp_path / "model"), tmp_path / "models")
     assert (type(refused.value), refused.value.hint) == (kind, "Wait.")
     assert list((tmp_path / "models" / "onnx").iterdir()) == []

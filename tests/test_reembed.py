@@ -228,6 +228,8 @@ def test_it_can_be_paused_over_a_restart_resumed_and_cancelled(host, tmp_path):
         assert server.http.get(f"/jobs/{job}").json()["status"] == "paused"
         assert list(best(server, text_of(4), 1)) == ["d4"]
         assert server.http.post(f"/jobs/{job}/cancel").status_code == 200
+        while server.http.get(f"/jobs/{job}").json()["status"] == "paused":
+            pass
         assert ended(server, job)["status"] == "cancelled"
         assert states(server) == {1: ("current", OLD)}
         assert len([1 for model, text in host.encoded if model == NEW and "Number" in text]) <= n_encoded

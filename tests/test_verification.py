@@ -67,6 +67,9 @@ def flip(path, at):
 def change(sql):
     def harm(folder):
         connection = sqlite3.connect(folder / "catalog.sqlite3")
+        connection.create_function(
+            "spaced", 1, lambda text: text
+        )  # what the triggers of the index of words call
         connection.execute(sql)
         connection.commit()
         connection.close()

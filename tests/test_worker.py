@@ -166,7 +166,7 @@ def test_a_batch_over_which_two_processes_died_is_refused_and_later_ones_are_not
     monkeypatch.setattr(encoder._model, "_process", doomed)
     expected = r"the model's process was killed by signal 9 \(Killed\) over this batch, and a second one too"
     with pytest.raises(EncoderUnavailable, match=expected) as raised:
-        encoder.encode_queries(["noon"])
+        encoder.encode_queries(["a question that no cache has"])
     assert "encoder.batch_tokens" in raised.value.hint
     assert doomed.pid is None
     monkeypatch.undo()

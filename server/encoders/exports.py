@@ -158,7 +158,7 @@ def _finish(beside: Path, told: dict[str, Any]) -> None:
 
 def _in_child(spec: dict[str, Any]) -> dict[str, Any]:
     """Have the export made; returns what the manifest is to say. The child's input is open for as long as we live."""
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "ORT_DISABLE_TELEMETRY": "1"}
     path = os.pathsep.join(filter(None, [str(PACKAGE_FOLDER), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile() as noise:
         child = subprocess.Popen(

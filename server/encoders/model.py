@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.encoders.fingerprint import Fingerprint, Role
-from server.encoders.tokens import TokenCounter
+
+if TYPE_CHECKING:  # tokenizers is imported with the model, not before
+    from server.encoders.tokens import TokenCounter
 
 T = TypeVar("T")
 
@@ -34,7 +36,7 @@ class Model(Protocol[T]):
         ...
 
     @property
-    def token_counter(self) -> TokenCounter: ...
+    def token_counter(self) -> "TokenCounter": ...
 
     @property
     def lanes(self) -> int:
@@ -72,7 +74,7 @@ class TextModel:
     A model that derives from it has `fingerprint`, `token_counter` and `embed(texts, role)` of its own.
     """
 
-    token_counter: TokenCounter
+    token_counter: "TokenCounter"
     lanes = 1
 
     def prepare(self, texts: Sequence[str], role: Role) -> Prepared[str]:

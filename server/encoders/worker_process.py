@@ -18,6 +18,8 @@ from server.encoders import errors
 from server.encoders.errors import EncoderError, EncoderUnavailable, ModelDamaged
 from server.encoders.frames import Frame, Kind, pack_json, receive, send, unpack_json
 
+# ONNX Runtime makes up a number for the device and keeps it in the user's cache folder, unless it is told not to.
+NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
 PACKAGE_FOLDER = Path(__file__).parents[2]
 END_S = 5.0  # an idle process is gone in milliseconds
 LONGEST_LINE = 500  # characters of one line of its output that are logged
@@ -131,7 +133,7 @@ class _Running:
             self.process = subprocess.Popen(
                 # -P: no module of the folder that the server was started in can pose as one of ours.
                 [sys.executable, "-P", "-m", "server.encoders.worker", *map(str, theirs)],
-                env=os.environ | {"PYTHONPATH": _with_package(os.environ.get("PYTHONPATH"))},
+                env=os.environ | NO_TELEMETRY | {"PYTHONPATH": _with_package(os.environ.get("PYTHONPATH"))},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
