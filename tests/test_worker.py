@@ -72,8 +72,8 @@ def kill(pid, how=signal.SIGKILL):
 class Doomed(WorkerProcess):
     """A process that dies as soon as it has loaded its model."""
 
-    def start(self):
-        about = super().start()
+    def _start(self):
+        about = super()._start()
         kill(self.pid)
         return about
 
