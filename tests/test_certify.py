@@ -156,7 +156,7 @@ def test_the_verdict_is_one_sentence_that_says_all_of_it(certified):
     sentence = certified[0]["verdict"]
     assert re.fullmatch(
         r"(32|64) of 384 dimensions in the corpus's order find (99\.\d|100) % of the true 10 nearest among 80 "
-        r"candidates of 2\d\d \(model's order: 9\d\.\d %\), but those are 3\d % of your passages, and more passages "
+        r"candidates of 2\d\d \(model's order: 9\d\.\d %\), but those are 3\d % of these passages, and more passages "
         r"take more; the model has no prompts; 1\.8 % of your texts are longer than the 256 tokens it reads and will "
         r"be split\.",
         sentence,

@@ -437,11 +437,13 @@ class HeldModel:
     """A model that starts on nothing until `gate` is opened; it encodes a text as its length."""
 
     def __init__(self) -> None:
+        self.begun = threading.Event()
         self.gate = threading.Event()
         self.seen: list[list[str]] = []
 
     def embed(self, texts, role):
         self.seen.append(list(texts))
+        self.begun.set()
         assert self.gate.wait(timeout=30)
         if "bad" in texts:
             raise RuntimeError("it was the bad one\nand more")
@@ -461,6 +463,7 @@ def held():
             return future
 
         first = submit("first", role=DOCUMENT)
+        assert model.begun.wait(timeout=30)  # else a query could overtake it
         yield model, queue, submit
         model.gate.set()
         queue.close()

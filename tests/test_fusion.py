@@ -88,7 +88,9 @@ def test_scores_may_be_scaled_and_cosines_shifted(method, dense, keyword):
     moved = {key: 0.25 * score + 8 for key, score in dense.items()}
     scaled = {key: 4 * score for key, score in keyword.items()}
     again = fuse(scored(moved), scored(scaled), method)
-    np.testing.assert_allclose(as_dict(once)[7] if 7 in dense else 0, as_dict(again)[7] if 7 in dense else 0, atol=1e-9)
+    np.testing.assert_allclose(
+        as_dict(once)[7] if 7 in dense else 0, as_dict(again)[7] if 7 in dense else 0, atol=1e-9
+    )
     assert as_dict(again) == pytest.approx(as_dict(once), abs=1e-9)
 
 

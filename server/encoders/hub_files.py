@@ -4,6 +4,7 @@ huggingface_hub 2.4 begins each file anew with every process (its issue 4196). S
 our own beside the blobs of its cache; whole, it becomes the blob, and huggingface_hub finds it there.
 """
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Self
 from index.durable import DirectoryLock, make_folder, write_atomically
 
 OnBytes = Callable[[int, int], None]  # bytes done, and those to come in all
+TAG = re.compile(r"[0-9a-f]{40,64}")  # names a blob; what else a hub says there is left to huggingface_hub
 RESUMED_BYTES = 10_000_000  # of smaller files nothing is kept; they take seconds
 
 
@@ -75,10 +77,15 @@ def fetch_large(
         for file in large:
             url = hf_hub_url(repository, file.rfilename, revision=info.sha, endpoint=endpoint)
             metadata = get_hf_file_metadata(url, endpoint=endpoint)
-            if not metadata.etag or (blobs / metadata.etag).exists():
+            tag = metadata.etag or ""
+            if not TAG.fullmatch(tag):
+                continue
+            if (blobs / tag).exists():
                 meter.add(file.size or 0)
                 continue
-            partial = blobs / f"{metadata.etag}.partial"
+            partial = blobs / f"{tag}.partial"
+            if metadata.size is not None and partial.exists() and partial.stat().st_size > metadata.size:
+                partial.unlink()  # not what this process's forerunner wrote
             with partial.open("ab") as opened:
                 http_get(
                     url,
@@ -88,7 +95,7 @@ def fetch_large(
                     expected_size=metadata.size,
                     tqdm_class=bar_of(meter),
                 )
-            _put_in_place(partial, blobs / metadata.etag)
+            _put_in_place(partial, blobs / tag)
 
 
 def _put_in_place(partial: Path, blob: Path) -> None:

@@ -96,7 +96,7 @@ def _of_recall(recall: RecallTrial, dim: int, n_passages: int) -> str:
     otherwise = "model's" if is_corpus else "corpus's"
     share = recall.pool / n_passages
     but = (
-        f", but those are {round(100 * share)} % of your passages, and more passages take more"
+        f", but those are {round(100 * share)} % of these passages, and more passages take more"
         if share > FLATTERING
         else ""
     )
