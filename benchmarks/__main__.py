@@ -1,7 +1,8 @@
 """`python -m benchmarks [NAME …] [--data FOLDER]`: run measurements, all of them by default.
 
 `python -m benchmarks peers …` compares with other stores; it has options, and packages, of its own.
-`python -m benchmarks encoders …` compares what runs the model; it has options of its own.
+`python -m benchmarks encoders …` compares what runs the model, `python -m benchmarks filters …` filters with none,
+`python -m benchmarks kills …` kills a change of the model; they have options of their own.
 """
 
 import argparse
@@ -10,7 +11,12 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = ("exactness", "cranfield", "footprint", "overhead")
-OWN_OPTIONS = {"peers": "benchmarks.peers.command", "encoders": "benchmarks.encoders"}
+OWN_OPTIONS = {
+    "peers": "benchmarks.peers.command",
+    "encoders": "benchmarks.encoders",
+    "filters": "benchmarks.filters",
+    "kills": "benchmarks.kills",
+}
 NEEDS_DATA = {"exactness": "vectors-nomic-768", "cranfield": "cranfield"}
 
 

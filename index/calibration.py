@@ -1,7 +1,8 @@
 """What a first pass was measured to do on its own corpus: how large a pool must be, and when reading may end."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,19 @@ MARGINS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0, 4.25, 4.5, 4.75, 5.0
 
 
 @dataclass(frozen=True)
+class Reach:
+    """How far a search looks."""
+
+    oversample: float  # candidates for each hit
+    n_probes: (
+        int | None
+    )  # lists of an inverted file that are compared; None: as planned, or there are no lists
+    recall: (
+        float | None
+    )  # share of the true K nearest that was measured among the candidates; None: not measured
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Measured on held-out rows of the corpus, each searched for with itself left out."""
 
@@ -39,6 +53,8 @@ class Calibration:
     same_answers: float  # share of searches that reading by this margin left unchanged
     median_reads: float  # rows read by this margin, of a pool of 8·K
     mean_reads: float = 8.0 * K  # the same on average: what a disk pays; an earlier version didn't measure it
+    # Of an inverted file: number of lists compared → what pool_recall is then. Earlier versions didn't keep it.
+    by_lists: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def expected(self, prefix_scores: Float32) -> Float32:
         """Return what candidates with these prefix scores score exactly, on average."""
@@ -56,6 +72,29 @@ class Calibration:
     def reaches(self, target: float) -> bool:
         """Return whether some pool that was tried holds the target share of the true neighbours."""
         return max(self.pool_recall.values()) >= target
+
+    def recall_at(self, oversample: float, n_probes: int | None = None) -> float | None:
+        """Return the share of the true neighbours measured among so many candidates; None below the fewest tried."""
+        measured = self.pool_recall if n_probes is None else self.by_lists[str(n_probes)]
+        return max((share for each, share in measured.items() if float(each) <= oversample), default=None)
+
+    def reach(self, target: float, cost: Callable[[float, int | None], float]) -> Reach:
+        """Return the cheapest reach that was measured to hold a share of the true neighbours.
+
+        Where none did, the cheapest of those that held most.
+
+        Args:
+            cost: of an oversample and a number of lists, in any unit.
+        """
+        tables: dict[int | None, dict[str, float]] = {int(n): each for n, each in self.by_lists.items()}
+        tried = [
+            Reach(float(oversample), n_probes, recall)
+            for n_probes, measured in (tables or {None: self.pool_recall}).items()
+            for oversample, recall in measured.items()
+        ]
+        most = max(each.recall or 0.0 for each in tried)
+        enough = [each for each in tried if (each.recall or 0.0) >= min(target, most)]
+        return min(enough, key=lambda each: (cost(each.oversample, each.n_probes), each.oversample))
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -91,7 +130,12 @@ def least_oversample(recall: dict[str, float], target: float) -> float:
 
 
 def calibrate(
-    pool: Rows, prefix_scores: Float32, exact_scores: Float32, true: Rows, target: float
+    pool: Rows,
+    prefix_scores: Float32,
+    exact_scores: Float32,
+    true: Rows,
+    target: float,
+    by_lists: dict[str, dict[str, float]],
 ) -> Calibration:
     """Measure a first pass.
 
@@ -100,6 +144,7 @@ def calibrate(
         prefix_scores: like pool. exact_scores: (n_queries, 8 * K) float32 full scores of the first candidates.
         true: (n_queries, K) int64, the nearest by full vectors.
         target: share of the true nearest that the pool must hold.
+        by_lists: pool_recall by numbers of lists, of an inverted file.
     """
     recall = pool_recall(pool, true)
     oversample = least_oversample(recall, target)
@@ -127,6 +172,7 @@ def calibrate(
         same,
         float(np.median(reads)),
         float(np.mean(reads)),
+        by_lists,
     )
 
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.calibration import Calibration
+from index.calibration import Calibration, K, Reach
 from index.errors import IndexFault, StorageError
 from index.evaluation import exact_search
 from index.first_pass import FirstPass, FirstPassFolder, PrefixSnapshot
 from index.first_pass.merging import Candidates
 from index.plan import Kind, Plan, Wish, plain
-from index.planner import READ_MS
+from index.planner import READ_MS, Machine, search_ms
 from index.rebuilding import Report, discarded_on_error, make_first_pass
 from index.second_pass import Scored, StopRule, prove, rescore
 from index.vector_file import SUFFIXES, VectorFile, VectorView, row_checksums
@@ -186,24 +186,27 @@ class TwoPassIndex:
 
     # Rebuilding
 
-    def recall_at(self, oversample: float) -> float | None:
-        """Return the share of the true neighbours that was measured among that many candidates; None: not measured."""
+    def reach(self, oversample: float) -> Reach:
+        """Return what was measured of searches that look so far, in the planned number of lists."""
         calibration = self._view.calibration
-        if calibration is None:
-            return None
-        tried = [recall for each, recall in calibration.pool_recall.items() if float(each) <= oversample]
-        return max(tried, default=None)
+        return Reach(oversample, None, None if calibration is None else calibration.recall_at(oversample))
 
-    def oversample_for(self, target_recall: float, usual: float) -> float:
-        """Return the least oversample that was measured to reach a recall, or the largest tried if none did.
+    def reach_for(self, target_recall: float, usual: float) -> Reach:
+        """Return the cheapest reach that was measured to find a share of the true neighbours, or else the most of them.
 
-        `usual` where nothing was measured: then every row is compared as it is.
+        `usual` is the oversample where nothing was measured: then every row is compared as it is.
         """
-        calibration = self._view.calibration
-        if calibration is None:
-            return usual
-        tried = {float(each): recall for each, recall in calibration.pool_recall.items()}
-        return min((each for each, recall in tried.items() if recall >= target_recall), default=max(tried))
+        view = self._view
+        if view.calibration is None:
+            return Reach(usual, None, None)
+        plan, n_rows = view.prefixes.plan, view.prefixes.n_rows
+
+        def cost(oversample: float, n_probes: int | None) -> float:
+            return search_ms(
+                replace(plan, n_probes=n_probes or plan.n_probes), n_rows, oversample * K, Machine()
+            )
+
+        return view.calibration.reach(target_recall, cost)
 
     def rebuild_due(self, wish: Wish) -> bool:
         """Return whether the collection has outgrown its first pass, or the wish has changed."""
@@ -291,14 +294,14 @@ class TwoPassIndex:
             n_hits: how many leading slots the caller needs. Reading stops once no unread candidate can be
                 expected among them; None reads every candidate. In mode certified how many are to be proved.
             max_read: rows that mode certified reads at most.
-            n_probes: lists of an inverted file that are compared; None: as planned, more where few rows are allowed.
+            n_probes: lists of an inverted file that are compared; None: as planned. More where few rows are allowed.
             allowed: bitmap of the rows that may be found, row r being bit r % 8 of byte r // 8; None: all. Of few
                 allowed rows every full vector is scored, without a first pass.
         """
         view = self._view
         if allowed is not None:
             view = replace(view, prefixes=view.prefixes.restricted(allowed))
-            n_probes = n_probes or _enough_probes(view.prefixes)
+            n_probes = _enough_probes(view.prefixes, n_probes)
         n_hits_wanted = n_candidates if n_hits is None else n_hits
         started = time.perf_counter()
         if mode is Mode.EXACT:
@@ -352,9 +355,9 @@ class TwoPassIndex:
         """Rows that are read outright rather than looked for: not on a disk where each is a wait."""
         return FEW_ROWS if self.wave_rows == 0 else 0
 
-    def pool(self, queries: Float32, n_candidates: int) -> Rows:
+    def pool(self, queries: Float32, n_candidates: int, n_probes: int | None = None) -> Rows:
         """Return what the first pass hands over, best first: (n_queries, n_candidates), -1 for empty slots."""
-        return self._view.prefixes.search(queries, n_candidates).rows
+        return self._view.prefixes.search(queries, n_candidates, n_probes).rows
 
     def snapshot(self) -> tuple[PrefixSnapshot, VectorView]:
         """Return what a search that begins now sees: prefixes and full vectors. Neither changes any more."""
@@ -410,13 +413,13 @@ class TwoPassIndex:
         return calibration.oversample if calibration else 1.0
 
 
-def _enough_probes(prefixes: PrefixSnapshot) -> int | None:
-    """Lists to compare where only some rows may be found: as many more as there are fewer of them; None: as planned."""
+def _enough_probes(prefixes: PrefixSnapshot, n_probes: int | None) -> int | None:
+    """Lists to compare where only some rows may be found: as many more as there are fewer of them; None: no lists."""
     plan = prefixes.plan
-    if plan.kind is not Kind.IVF or not plan.n_probes:
+    if plan.kind is not Kind.IVF:
         return None
     share = max(prefixes.n_live, 1) / max(prefixes.n_rows, 1)
-    return min(plan.n_lists, math.ceil(plan.n_probes / share))
+    return min(plan.n_lists, math.ceil((n_probes or plan.n_probes) / share))
 
 
 def _every_row(rows: Rows, n_queries: int) -> Candidates:

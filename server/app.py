@@ -14,10 +14,11 @@ from fastapi import FastAPI
 from index.durable import DirectoryLock, make_folder
 from index.errors import IndexFault, StorageError
 from server import __version__
-from server.api import documents, embeddings, evaluate, generations, jobs, search, status
+from server.api import documents, embeddings, evaluate, generations, jobs, metadata, search, status
 from server.api.embedding_schemas import EmbeddingsIn
 from server.api.evaluate import EvaluateIn
 from server.api.generations import ReembedIn
+from server.api.metadata import MetadataIndexIn
 from server.api.openapi import describe_models
 from server.api.problems import PROBLEM_JSON, add_error_handlers
 from server.api.requests import Requests
@@ -66,10 +67,19 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
             }
         },
     )
-    for module in (search, documents, embeddings, jobs, generations, evaluate, status):
+    for module in (search, documents, metadata, embeddings, jobs, generations, evaluate, status):
         app.include_router(module.router)
     describe_models(
-        app, DocumentsIn, EmbeddingsIn, EvaluateIn, IdsIn, RebuildIn, ReembedIn, SearchIn, SearchesIn
+        app,
+        DocumentsIn,
+        EmbeddingsIn,
+        EvaluateIn,
+        IdsIn,
+        MetadataIndexIn,
+        RebuildIn,
+        ReembedIn,
+        SearchIn,
+        SearchesIn,
     )
     add_error_handlers(app)
     app.add_middleware(Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes)

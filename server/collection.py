@@ -29,6 +29,7 @@ from server.inbox import Inbox
 from server.ingest import Added
 from server.jobs import Job, Jobs
 from server.live import Live
+from server.metadata_indexes import MetadataIndexes
 from server.receiving import Accepted, Receiving
 from server.records import Document
 from server.reembedding import LoadEncoder, Reembedding, Workshop
@@ -69,6 +70,7 @@ class Collection:
         self._stopping = threading.Event()
         self._repair: threading.Thread | None = None
         self._swapping = threading.Lock()
+        self.metadata_indexes = MetadataIndexes(store.catalog, self.jobs, settings.index.metadata_indexes)
         self.gauge = Gauge(self._using, settings.index)
         self.evaluating = Evaluating(self.jobs, self._using, settings.index)
         self._live = self._make_live(store, encoder)
@@ -252,6 +254,7 @@ class Collection:
     def start_upkeep(self) -> None:
         """Keep the index in shape from now on, in the background, and go on with what a restart interrupted."""
         self._live.upkeep.start()
+        self.metadata_indexes.start()
         self.reembedding.start()
         self.inbox.start()
         self.gauge.start()
@@ -274,6 +277,7 @@ class Collection:
         """Ask running ingests to end at the next sub-batch, with nothing of them stored, and index work too."""
         self._stopping.set()
         self.evaluating.stop()
+        self.metadata_indexes.stop()
         self.gauge.stop()
         self.inbox.stop()
         self.reembedding.stop()
@@ -285,6 +289,7 @@ class Collection:
         if self.encoder is not None:
             self.encoder.close()  # whoever waits for it, however long, needn't any more
         self.evaluating.close()
+        self.metadata_indexes.close()
         self.gauge.close()
         self.inbox.close()
         self.reembedding.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from index.calibration import Reach
 from index.two_pass import Mode
 from index.vectors import Float32, normalise
 from server.catalog.selections import RowSelection
@@ -100,8 +101,7 @@ class Answer:
     encode_s: float
     filter_s: float
     fetch_s: float
-    oversample: float
-    recall: float | None  # measured share of the true neighbours among as many candidates; None: not measured
+    reach: Reach  # how far the first pass looked, and what was measured of that
     n_allowed: int | None  # passages that the filter lets through
     warnings: list[str]
 
@@ -112,7 +112,7 @@ class _Way:
 
     n_documents: int
     mode: Mode
-    oversample: float
+    reach: Reach
     max_read: int
     read_all: bool
     filter_key: str
@@ -178,20 +178,22 @@ class Searches:
             n *= DEEPER
         if query.hybrid is not None:
             n = max(n, DEPTH)
-        oversample = max(self.index.oversample, self.store.index.oversample)
-        if query.target_recall is not None:
-            oversample = self.store.index.oversample_for(query.target_recall, self.index.oversample)
+        index = self.store.index
         if query.oversample is not None:
-            oversample = query.oversample
+            reach = index.reach(query.oversample)
+        elif query.target_recall is not None:
+            reach = index.reach_for(query.target_recall, self.index.oversample)
+        else:
+            reach = index.reach(max(self.index.oversample, index.oversample))
         max_read = self.index.max_read if query.max_read is None else query.max_read
         # Who names a pool gets it read.
         filter_key = "" if query.filter is None else query.filter.key
-        return _Way(n, query.mode, oversample, max_read, query.oversample is not None, filter_key)
+        return _Way(n, query.mode, reach, max_read, query.oversample is not None, filter_key)
 
     def _found(self, vectors: Float32, way: _Way, allowed: Any) -> list[Found]:
         return self.store.search(
-            vectors, way.n_documents, way.mode, way.oversample, self.index.min_candidates, way.max_read,
-            way.read_all, allowed,
+            vectors, way.n_documents, way.mode, way.reach.oversample, self.index.min_candidates, way.max_read,
+            way.read_all, allowed, way.reach.n_probes,
         )  # fmt: skip
 
     def _query_vectors(self, queries: Sequence[Query]) -> tuple[Float32, list[list[str]]]:
@@ -304,15 +306,14 @@ class Searches:
         warnings = []
         if query.mode is Mode.CERTIFIED and not found.certified:
             warnings.append(_why_not_proved(query, found))
-        recall = None
-        if query.mode is Mode.TWO_PASS:
-            recall = self.store.index.recall_at(way.oversample)
-            if query.target_recall is not None and recall is not None and recall < query.target_recall:
-                warnings.append(
-                    f"target_recall {query.target_recall} isn't reached: the most that was measured is {recall:.4f}"
-                )
+        reach = way.reach if query.mode is Mode.TWO_PASS else replace(way.reach, recall=None)
+        target = query.target_recall
+        if target is not None and reach.recall is not None and reach.recall < target:
+            warnings.append(
+                f"target_recall {target} isn't reached: the most that was measured is {reach.recall:.4f}"
+            )
         fetch_s = time.perf_counter() - started
-        return Answer(hits, found, certified, 0.0, 0.0, fetch_s, way.oversample, recall, None, warnings)
+        return Answer(hits, found, certified, 0.0, 0.0, fetch_s, reach, None, warnings)
 
     def _shaped(self, query: Query, found: Found) -> list[DocumentHit]:
         """The hits in the order of the answer: without those below the threshold, grouped, made diverse."""

@@ -270,6 +270,7 @@ class LocalStore:
         max_read: int = MAX_READ,
         read_all: bool = False,
         allowed: NDArray[np.uint8] | None = None,
+        n_probes: int | None = None,
     ) -> list[Found]:
         """Find each query's k best documents by their best passage.
 
@@ -281,6 +282,7 @@ class LocalStore:
             max_read: full vectors that mode certified reads at most.
             read_all: whether mode two_pass reads every candidate, also those that can't be expected to matter.
             allowed: bitmap of the rows that may be found; None: all.
+            n_probes: lists of an inverted file that are compared; None: as planned.
         """
         n_candidates = pool_size(k, oversample, min_candidates, self.index.n_live)
         n_hits = k
@@ -290,8 +292,8 @@ class LocalStore:
             # On a slow disk searches wait for reads, and the more of them ask at once the better.
             with self._turns if self.index.wave_rows == 0 else contextlib.nullcontext():
                 hits = self.index.search(
-                    queries[waiting], n_candidates, mode, n_candidates if read_all else n_hits, max_read,
-                    allowed=allowed,
+                    queries[waiting], n_candidates, mode, n_candidates if read_all else n_hits, max_read, n_probes,
+                    allowed,
                 )  # fmt: skip
                 passages = self._passages(hits.rows, k)
             n_live = hits.n_live

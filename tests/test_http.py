@@ -96,8 +96,8 @@ def test_include_decides_what_a_hit_carries(filled, corpus):
     cold_reads = full["explain"].pop("cold_reads")
     assert cold_reads is None or 0 <= cold_reads <= 80
     assert full["explain"] == {
-        "rows_read": 80, "bytes_read": 80 * 32 * 2, "proved": 0, "oversample": 8, "measured_recall": None,
-        "allowed": None,
+        "rows_read": 80, "bytes_read": 80 * 32 * 2, "proved": 0, "oversample": 8, "lists": None,
+        "measured_recall": None, "allowed": None,
     }  # fmt: skip
     assert full["candidates"] == 80
     assert set(full["timings_ms"]) == {"encode", "filter", "first_pass", "second_pass", "fetch", "total"}
@@ -208,6 +208,7 @@ def test_openapi_names_every_route_and_the_error_shape(filled):
         "/jobs/{id}/cancel", "/jobs/{id}/events", "/jobs/{id}/pause", "/jobs/{id}/resume",
         "/index/reembed", "/index/rollback", "/index/generations", "/index/generations/{number}",
         "/v1/embeddings", "/v1/models", "/v1/models/{model}", "/evaluate",
+        "/metadata/indexes", "/metadata/indexes/{path}",
         "/index/rebuild", "/jobs", "/jobs/{id}", "/stats", "/info", "/livez", "/readyz", "/health",
     }  # fmt: skip
     body = openapi["paths"]["/documents"]["post"]["requestBody"]["content"]

@@ -1,5 +1,6 @@
 """Rebuilding the first pass while it serves: nothing lost, nothing doubled, nothing half done; and what it chooses."""
 
+import math
 import subprocess
 import sys
 import threading
@@ -458,3 +459,24 @@ def test_a_rebuild_never_holds_all_vectors_in_memory_nor_more_than_the_planner_s
     _, peak_mib, planned_mib = map(float, done.stdout.split())
     assert peak_mib < 50
     assert peak_mib < planned_mib
+
+
+def test_a_recall_asked_for_chooses_lists_and_pool_by_what_was_measured_and_it_holds(tmp_path, make_vectors):
+    vectors, queries = np.split(make_vectors(6200, DIM, seed=1), [6000])
+    index = filled(tmp_path, vectors)
+    index.rebuild(replace(WISH, codec=Codec.PQ4, kind=Kind.IVF, target_recall=0.7))
+    calibration = index.evidence["calibration"]
+    by_lists = {int(n): each for n, each in calibration["by_lists"].items()}
+    assert index.plan.n_probes in by_lists
+    assert by_lists[index.plan.n_probes] == calibration["pool_recall"]
+    true = index.search(queries, 1, Mode.EXACT, 10).rows[:, :10]
+    reaches = [index.reach_for(target, 8) for target in (0.6, 0.9, 0.97)]
+    assert reaches[0].n_probes < reaches[1].n_probes
+    for target, reach in zip((0.6, 0.9, 0.97), reaches, strict=True):
+        assert reach.recall == by_lists[reach.n_probes][f"{reach.oversample:g}"] >= target
+        pool = index.pool(queries, math.ceil(reach.oversample * 10), reach.n_probes)
+        found = np.mean([np.isin(mine, rows).mean() for mine, rows in zip(true, pool, strict=True)])
+        assert found == pytest.approx(
+            reach.recall, abs=0.04
+        )  # 456 searches in all: 2.5 standard errors at 0.6
+    assert index.reach_for(1.0, 8).recall == max(max(each.values()) for each in by_lists.values())

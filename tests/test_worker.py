@@ -261,10 +261,12 @@ def test_lanes_encode_at_once_with_the_vectors_of_one(spec):
 
 
 @pytest.mark.parametrize(
-    ("cores", "expected"), [(1, (1, 1)), (2, (1, 2)), (3, (1, 2)), (4, (2, 2)), (16, (8, 2))]
+    ("cores", "whole", "coarse"),
+    [(1, (1, 1), (1, 1)), (2, (2, 2), (1, 2)), (3, (3, 2), (1, 2)), (16, (16, 2), (8, 2))],
 )
-def test_two_batches_at_once_share_the_cores(cores, expected):
-    assert threads_and_lanes(cores) == expected
+def test_two_batches_at_once_share_the_cores(cores, whole, coarse):
+    assert threads_and_lanes(cores, "float32") == whole
+    assert threads_and_lanes(cores, "int8") == coarse
 
 
 def test_closing_ends_the_process(bundled_export):

@@ -111,8 +111,8 @@ class SearchIn(_In):
     """Candidates per hit asked for; when absent the setting index.oversample, or what the stored vectors were measured
     to need where that is more."""
     target_recall: float | None = Field(default=None, ge=0.5, le=1, allow_inf_nan=False)
-    """Share of the true nearest that are to be among the candidates: instead of oversample, the least is taken that was
-    measured on the stored vectors to reach this."""
+    """Share of the true nearest that are to be among the candidates: instead of oversample, the cheapest is taken, with
+    as many lists of an inverted file, that was measured on the stored vectors to reach this."""
     offset: int = Field(default=0, ge=0, strict=True)
     """Hits passed over, for the next page; offset and k together are at most limits.k."""
     filter: dict[str, Any] | None = None
@@ -192,6 +192,8 @@ class SearchExplanation(_Out):
     """Leading hits that are certainly the best of all, in order; before a score_threshold."""
     oversample: float
     """Candidates for each document looked for."""
+    lists: int | None
+    """Lists of an inverted file compared, where target_recall chose them; null: as planned, or there are none."""
     measured_recall: float | None
     """Share of the true 10 nearest among as many candidates, measured when the first pass was made; null where it
     wasn't, as below 1000 passages."""
@@ -252,7 +254,7 @@ class ProgressOut(_Out):
 class JobOut(_Out):
     id: str
     type: str
-    """ingest, reembed, rebuild or evaluate."""
+    """ingest, reembed, rebuild, evaluate or index_metadata."""
     status: Literal["waiting", "running", "paused", "done", "failed", "cancelled"]
     stage: str
     """What it does, or what it waits for; of a rebuild: sampling, training, filling, measuring."""

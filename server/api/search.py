@@ -121,8 +121,9 @@ def search_out(body: SearchIn, answer: Answer, total_s: float) -> dict[str, Any]
             "bytes_read": found.bytes_read,
             "cold_reads": None if found.cold_reads < 0 else found.cold_reads,
             "proved": found.n_proved,
-            "oversample": answer.oversample,
-            "measured_recall": answer.recall,
+            "oversample": answer.reach.oversample,
+            "lists": answer.reach.n_probes,
+            "measured_recall": answer.reach.recall,
             "allowed": answer.n_allowed,
         }
     return out

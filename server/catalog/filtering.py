@@ -99,19 +99,29 @@ class Filtering:
             FilterError: the path can't be one.
         """
         parsed = parse_path(path, where)
-        with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT INTO metadata_indexes (path, is_built) VALUES (?, 0) ON CONFLICT (path) DO NOTHING",
-                (parsed.text,),
-            )
-            (number,) = connection.execute(
-                "SELECT number FROM metadata_indexes WHERE path = ?", (parsed.text,)
-            ).fetchone()
+        number = self.declare_index(path, where)
         behind, n_done = 0, 0
         while (reached := self._build(parsed, number, behind)) is not None:
             behind, n_more = reached
             n_done += n_more
             told(n_done)
+
+    def declare_index(self, path: str, where: str = "path") -> int:
+        """Remember that an index is wanted, for `add_index` to build, now or after a restart; return its number.
+
+        Raises:
+            FilterError: the path can't be one.
+        """
+        text = parse_path(path, where).text
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO metadata_indexes (path, is_built) VALUES (?, 0) ON CONFLICT (path) DO NOTHING",
+                (text,),
+            )
+            (number,) = connection.execute(
+                "SELECT number FROM metadata_indexes WHERE path = ?", (text,)
+            ).fetchone()
+        return int(number)
 
     def _build(self, path: Path, number: int, behind: int) -> tuple[int, int] | None:
         """Put the next documents into an index; return the last of them and how many, None if it is built or gone."""

@@ -140,7 +140,7 @@ def _open_exported(
     export = find_export(models_dir, weights_sha256, encoder.precision) or make_export(
         folder, weights_sha256, encoder.precision, encoder.int8_min_cosine, models_dir
     )
-    threads, lanes = threads_and_lanes(n_cores())
+    threads, lanes = threads_and_lanes(n_cores(), encoder.precision)
     process = WorkerProcess(
         {"runtime": "onnx", "folder": str(export.folder), "threads": threads, "pad_id": export.pad_id}, lanes
     )

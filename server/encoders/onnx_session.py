@@ -15,9 +15,6 @@ GRAPH = "model.onnx"
 TABLES = "tables.bin"
 TABLES_LIST = "tables.json"  # [{"name": …, "offset": …, "shape": …}, …]: what lies where in TABLES
 ERRORS_ONLY = 3  # of ONNX Runtime's log levels: its warnings advise whoever made the graph
-# One row read brings up to 160 KiB of its neighbours into the process, as they are in the page cache anyway; so 64
-# hold at most 10 MiB. Letting go takes microseconds, and so does reading a row again.
-TOKENS_HELD = 64
 
 
 def open_session(folder: Path, threads: int) -> InferenceSession:
@@ -49,7 +46,6 @@ class TableSession(InferenceSession):  # type: ignore[misc]  # it has no hints
     """
 
     def __init__(self, folder: Path, options: SessionOptions) -> None:
-        self._tokens_held = 0
         self._file: mmap.mmap | None = None
         listed = json.loads((folder / TABLES_LIST).read_text(encoding="utf-8"))
         if listed:
@@ -63,10 +59,10 @@ class TableSession(InferenceSession):  # type: ignore[misc]  # it has no hints
 
     def run(self, output_names: Any, input_feed: Any, run_options: RunOptions | None = None) -> Any:
         outputs = super().run(output_names, input_feed, run_options)
-        self._tokens_held += input_feed["input_ids"].size
-        if self._file is not None and self._tokens_held >= TOKENS_HELD:
-            self._file.madvise(mmap.MADV_DONTNEED)  # of what is only read, nothing is lost
-            self._tokens_held = 0
+        # Each row read has brought up to 160 KiB of its neighbours into the process, from the page cache: 12 MiB
+        # after a few queries. Letting go takes microseconds, and so does reading a row again; nothing is lost.
+        if self._file is not None:
+            self._file.madvise(mmap.MADV_DONTNEED)
         return outputs
 
 

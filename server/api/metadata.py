@@ -1,0 +1,66 @@
+"""Routes of metadata: /metadata/indexes."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.api.answers import answer
+from server.api.bodies import read_json
+from server.api.openapi import json_body
+from server.api.routes import Route
+from server.api.schemas import RebuildOut
+from server.api.threads import Service
+
+router = APIRouter(tags=["documents"], route_class=Route)
+
+
+class MetadataIndexIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    path: str = Field(min_length=1)
+    """A field as a filter names it: year, or author.name."""
+
+
+class MetadataIndexOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    path: str
+    built: bool
+    """Filters use it as soon as it is built."""
+    declared: bool
+    """Whether index.metadata_indexes of the settings names it."""
+
+
+class MetadataIndexesOut(BaseModel):
+    indexes: list[MetadataIndexOut]
+
+
+async def read_metadata_index(request: Request) -> MetadataIndexIn:
+    """Read the body of POST /metadata/indexes. Raises as read_json does."""
+    return await read_json(request, MetadataIndexIn)
+
+
+NewIndex = Annotated[MetadataIndexIn, Depends(read_metadata_index)]
+
+
+@router.get("/metadata/indexes", response_model=MetadataIndexesOut)
+async def metadata_indexes(service: Service) -> Response:
+    """The fields of the metadata whose values are kept in order, so that filters find them quickly."""
+    return answer({"indexes": await service.read(service.collection.metadata_indexes.told)})
+
+
+@router.post(
+    "/metadata/indexes", response_model=RebuildOut, status_code=202, openapi_extra=json_body(MetadataIndexIn)
+)
+async def add_metadata_index(service: Service, body: NewIndex) -> Response:
+    """Keep a field's values in order from now on; those that are stored are put in in the background."""
+    job = await service.accept(service.collection.metadata_indexes.add, body.path)
+    return answer({"job": job.told()}, 202)
+
+
+@router.delete("/metadata/indexes/{path:path}", response_model=MetadataIndexesOut)
+async def drop_metadata_index(service: Service, path: str) -> Response:
+    """Forget an index. Filters find the same without it, from every document's metadata."""
+    await service.ingest(service.collection.metadata_indexes.drop, path)
+    return await metadata_indexes(service)
