@@ -2,7 +2,8 @@
 
 `python -m benchmarks peers …` compares with other stores; it has options, and packages, of its own.
 `python -m benchmarks encoders …` compares what runs the model, `python -m benchmarks filters …` filters with none,
-`python -m benchmarks kills …` kills a change of the model; they have options of their own.
+`python -m benchmarks kills …` kills a change of the model, `python -m benchmarks targets …` looks whether target_recall
+holds; they have options of their own.
 """
 
 import argparse
@@ -16,6 +17,7 @@ OWN_OPTIONS = {
     "encoders": "benchmarks.encoders",
     "filters": "benchmarks.filters",
     "kills": "benchmarks.kills",
+    "targets": "benchmarks.targets",
 }
 NEEDS_DATA = {"exactness": "vectors-nomic-768", "cranfield": "cranfield"}
 
