@@ -47,8 +47,8 @@ demo: setup ## index the docstrings of Python's standard library and search them
 serve: setup ## run the server on http://127.0.0.1:8000
 	.venv/bin/twopass serve $(ARGS)
 
-test: setup ## run the tests (ARGS="-k name" to choose)
-	.venv/bin/python -m pytest $(ARGS)
+test: setup ## run the tests (ARGS="-k name" to choose, ARGS="-n 0" for one after another)
+	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: setup ## lint, format and type checks
 	.venv/bin/python -m ruff check .

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
                 f"  {'target':>7}{'oversample':>12}{'lists':>7}{'promised':>10}{'in pool':>9}{'found':>8}{'ms':>7}"
             )
             index = collection.store.index
-            true = np.concatenate([index.search(each[None], 1, Mode.EXACT, K).rows[:, :K] for each in asked])
+            true = index.search(asked, 1, Mode.EXACT, K).rows[:, :K]
             for target in TARGETS:
                 print(_line(index, asked, true, target, collection.index.min_candidates))
 
