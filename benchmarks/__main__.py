@@ -4,6 +4,7 @@
 `python -m benchmarks encoders …` compares what runs the model, `python -m benchmarks filters …` filters with none,
 `python -m benchmarks kills …` kills a change of the model, `python -m benchmarks targets …` looks whether target_recall
 holds; they have options of their own.
+`python -m benchmarks page` measures the page in Chromium, `python -m benchmarks screenshots` takes its pictures.
 """
 
 import argparse
@@ -18,6 +19,8 @@ OWN_OPTIONS = {
     "filters": "benchmarks.filters",
     "kills": "benchmarks.kills",
     "targets": "benchmarks.targets",
+    "page": "benchmarks.page",
+    "screenshots": "benchmarks.screenshots",
 }
 NEEDS_DATA = {"exactness": "vectors-nomic-768", "cranfield": "cranfield"}
 

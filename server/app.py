@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from index.durable import DirectoryLock, make_folder
 from index.errors import IndexFault, StorageError
 from server import __version__
-from server.api import documents, embeddings, evaluate, generations, jobs, metadata, search, status
+from server.api import documents, embeddings, evaluate, generations, jobs, metadata, search, status, web
 from server.api.embedding_schemas import EmbeddingsIn
 from server.api.evaluate import EvaluateIn
 from server.api.generations import ReembedIn
@@ -57,8 +57,7 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # whatever the environment says
-        # The API's own pages load their scripts from a CDN: off, until they come with the package.
-        docs_url=None,
+        docs_url=None,  # FastAPI's own page loads its scripts from a CDN; ours is in server.api.web
         redoc_url=None,
         responses={
             "default": {
@@ -81,6 +80,7 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
         SearchIn,
         SearchesIn,
     )
+    web.add_pages(app)
     add_error_handlers(app)
     app.add_middleware(Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes)
     return app

@@ -36,6 +36,14 @@ def clustered(n: int, dim: int, seed: int) -> Float32:
     return normalise((points * spectrum).astype(np.float32))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say aloud how many tests of the page did not run."""
+    skipped = [each for each in terminalreporter.stats.get("skipped", []) if "browser" in each.keywords]
+    if skipped:
+        why = skipped[0].longrepr[2].removeprefix("Skipped: ")
+        terminalreporter.write_line(f"warning: {len(skipped)} browser tests did not run: {why}", yellow=True)
+
+
 @pytest.fixture
 def make_vectors():
     return clustered

@@ -1,6 +1,6 @@
-"""Routes of metadata: /metadata/indexes."""
+"""Routes of metadata: /metadata/fields and /metadata/indexes."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +13,38 @@ from server.api.schemas import RebuildOut
 from server.api.threads import Service
 
 router = APIRouter(tags=["documents"], route_class=Route)
+
+
+class FieldValueOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    value: str | float | bool
+    documents: int
+    """Of those looked at, that have it."""
+
+
+class FieldOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    path: str
+    """As a filter names it."""
+    types: list[Literal["boolean", "date", "number", "text"]]
+    """Of a list, those of its items."""
+    documents: int
+    """Of those looked at, that have it."""
+    values: list[FieldValueOut]
+    """The most frequent, 20 at most; no texts of more than 100 characters."""
+    range: tuple[float, float] | tuple[str, str] | None
+    """Least and most, where all are numbers or all are dates."""
+
+
+class FieldsOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    sampled: int
+    """Documents looked at: 1000, spread over the collection, or all."""
+    fields: list[FieldOut]
+    """The most common first."""
 
 
 class MetadataIndexIn(BaseModel):
@@ -42,6 +74,13 @@ async def read_metadata_index(request: Request) -> MetadataIndexIn:
 
 
 NewIndex = Annotated[MetadataIndexIn, Depends(read_metadata_index)]
+
+
+@router.get("/metadata/fields", response_model=FieldsOut)
+async def fields(service: Service) -> Response:
+    """What a filter can ask for: the fields of the metadata, with their types and most frequent values."""
+    sampled, found = await service.read(service.collection.catalog.filtering.fields)
+    return answer({"sampled": sampled, "fields": [each.told() for each in found]})
 
 
 @router.get("/metadata/indexes", response_model=MetadataIndexesOut)

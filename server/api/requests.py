@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.problems import answered, problem_response
-from server.auth import OPEN_PATHS, check_key
+from server.auth import check_key, is_open
 from server.errors import ANSWERS, ServiceError, TooLargeError, UnauthorizedError, problem
 from server.memory import LARGE_BYTES, give_back
 
@@ -62,7 +62,7 @@ class Requests:
             if not status:
                 content = problem(ANSWERS[ServiceError], "something went wrong inside twopass", request_id)
                 await answered(content, scope["path"])(scope, receive, send_with_id)
-        tell = self._log.debug if scope["path"] in OPEN_PATHS else self._log.info  # probes: every few seconds
+        tell = self._log.debug if is_open(scope["path"]) else self._log.info  # probes: every few seconds
         tell(
             "request",
             method=scope["method"],

@@ -92,7 +92,7 @@ class HybridIn(_In):
     """What the words count, from 0 (nothing) to 1 (all); null: 0.5 for rrf, 0.4 for weighted."""
 
 
-Include = Literal["text", "metadata", "vector", "explain"]
+Include = Literal["text", "passage", "metadata", "vector", "explain"]
 
 
 class SearchIn(_In):
@@ -129,6 +129,7 @@ class SearchIn(_In):
     score_threshold: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
     """Leave out hits whose score is lower."""
     include: tuple[Include, ...] = ("text", "metadata")  # not a list: pydantic copies that each time, 5 µs
+    """text: the whole document's. passage: only the best passage's, which text has too."""
 
 
 class SearchesIn(_In):
@@ -140,7 +141,7 @@ class PassageOut(_Out):
     """Characters into the document's text."""
     end: int
     text: str | None
-    """null where the document has no text, or `include` leaves texts out."""
+    """null where the document has no text, or `include` has neither text nor passage."""
 
 
 class WordsOut(_Out):

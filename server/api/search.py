@@ -132,7 +132,7 @@ def search_out(body: SearchIn, answer: Answer, total_s: float) -> dict[str, Any]
 def hit_out(hit: Hit, include: Sequence[Include]) -> dict[str, Any]:
     """Build a HitOut, with what is to be included."""
     document, at = hit.document, hit.at
-    text = document.text if "text" in include else None
+    text = document.text if "text" in include or "passage" in include else None
     passage = None if text is None else text[at.start : at.end]
     out: dict[str, Any] = {
         "id": document.id,

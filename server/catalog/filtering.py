@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from server.catalog.changes import REWRITTEN, Changes
 from server.catalog.database import Database
 from server.catalog.matching import follow, matching_ids, matching_rows, n_matching, rows_statement
+from server.catalog.metadata_fields import Field, fields_of, sampled
 from server.catalog.metadata_values import index_entries
 from server.catalog.selections import RowSelection, SelectionCache
 from server.conditions import Filter, Path, parse_path
@@ -70,6 +71,11 @@ class Filtering:
         """Return how many documents match."""
         with self._database.reading() as connection:
             return n_matching(connection, wanted)
+
+    def fields(self) -> tuple[int, list[Field]]:
+        """Return how many documents were looked at, and the fields that their metadata have."""
+        with self._database.reading() as connection:
+            return fields_of(sampled(connection))
 
     def explain(self, generation: int, wanted: Filter) -> list[str]:
         """Return SQLite's plan for the rows of a filter that wasn't used before, line by line."""
