@@ -33,16 +33,16 @@ def stored_lines(report: "IngestReport", seconds: float) -> Iterator[str]:
         yield f"Note: {plain(warning)}"
 
 
-def skipped_lines(skips: "Skips", report: "IngestReport", found: "Found") -> Iterator[str]:
+def skipped_lines(skips: "Skips", report: "IngestReport | None", found: "Found | None") -> Iterator[str]:
     """Say what an ingest did not store, and why."""
-    for what, some in (("Skipped", skips), ("Refused by the server", report.refused)):
-        if some.count:
+    for what, some in (("Skipped", skips), ("Refused by the server", report and report.refused)):
+        if some and some.count:
             yield f"{what}: {some.count:,}"
             for each in some.first:
                 yield f"  {plain(each.source)}: {plain(each.reason)}"
             if some.count > len(some.first):
                 yield f"  … and {some.count - len(some.first):,} more"
-    if found.other_kinds:
+    if found and found.other_kinds:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in found.other_kinds.most_common(5))
         yield f"Passed over {counted(found.other_kinds.total(), 'file')} of other kinds: {kinds}"
 
@@ -186,6 +186,21 @@ def generation_lines(generations: list["GenerationAnswer"]) -> Iterator[str]:
         yield (
             f"  {each['generation']}: {each['state']} · {plain(each['model'])}{precision}, {each['dim']} dimensions · "
             f"{counted(each['rows'], 'row')}{ending}"
+        )
+
+
+def backup_lines(told: dict[str, Any]) -> Iterator[str]:
+    """Say what is in a backup."""
+    pending = f", {told['pending']:,} more to be encoded" if told["pending"] else ""
+    yield (
+        f"  {counted(told['documents'], 'document')}{pending} · {counted(told['rows'], 'vector')} of "
+        f"{counted(told['dim'], 'dimension')} · model {plain(told['model'])}"
+    )
+    yield f"  as of {told['created_at'].replace('T', ' ').replace('Z', ' UTC')}"
+    if told["damaged"]:
+        yield (
+            f"  Note: {counted(told['damaged'], 'vector')} of it were damaged on the disk already; a server makes them "
+            "anew from their texts."
         )
 
 

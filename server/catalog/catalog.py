@@ -7,13 +7,14 @@ is a tombstone.
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.catalog.copying import copy_catalog
 from server.catalog.database import Database
 from server.catalog.filtering import Filtering
 from server.catalog.fulltext import FullText
@@ -293,6 +294,16 @@ class Catalog:
             ).fetchall()
         return [row for (row,) in found]
 
+    def vector_rows(self, generation: int, numbers: Sequence[int], only_brought: bool) -> dict[int, int]:
+        """Return the row of each of those documents that has one passage; of those alone whose clients brought it."""
+        found = self._database.select_in(
+            "SELECT document, min(row) FROM passages JOIN documents ON document = number "
+            "WHERE generation = ? AND own_vector >= ? AND document IN ({}) GROUP BY document HAVING count(*) = 1",
+            (generation, int(only_brought)),
+            numbers,
+        )
+        return dict(found)
+
     def id_of(self, number: int) -> str:
         """Return the id of a document by its number; empty if it is gone."""
         with self._database.reading() as connection:
@@ -312,6 +323,10 @@ class Catalog:
                 f"SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM passages WHERE generation = {CURRENT})"
             ).fetchone()
         return found[0], found[1]
+
+    def copy(self, into: Path, stop: Callable[[], bool]) -> bool:
+        """Write a copy for a backup, as copy_catalog says; False if stopped."""
+        return copy_catalog(self._database, into, stop)
 
     def problems(self) -> list[str]:
         """Return what SQLite's own checks and ours find wrong inside the catalog; empty if nothing."""
