@@ -124,14 +124,12 @@ def open_collection(settings: Settings) -> Iterator[Collection]:
             structlog.get_logger().warning(
                 "the model was changed by re-embedding; set encoder.model to it", model=in_force.model
             )
-        store = LocalStore(
-            catalog,
-            generation,
-            settings.index.prefix_dim_for(generation.dim),
-            check_all=settings.index.check_on_open == "all",
+        prefix_dim = settings.index.prefix_dim_for(generation.dim)
+        check_all = settings.index.check_on_open == "all"
+        # Without a name of its own: once another store serves, nothing may keep this one's files and memory.
+        collection = Collection(
+            LocalStore(catalog, generation, prefix_dim, check_all), encoder, settings, load
         )
-        stack.callback(store.close)
-        collection = Collection(store, encoder, settings, load)
         stack.callback(collection.close)
         collection.start_repair()
         collection.start_upkeep()

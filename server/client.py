@@ -230,6 +230,10 @@ class Client:
         answer = self._json(self._send("POST", "/index/rebuild", json.dumps(wishes).encode()))
         return cast(JobAnswer, answer["job"])
 
+    def compact(self) -> JobAnswer:
+        """Have the vectors of deleted and replaced documents dropped."""
+        return cast(JobAnswer, self._json(self._send("POST", "/index/compact"))["job"])
+
     def evaluate(self, wishes: Mapping[str, Any]) -> JobAnswer:
         """Have recall, or quality, measured; what comes of it stands in the job's result."""
         answer = self._json(self._send("POST", "/evaluate", json.dumps(wishes).encode()))

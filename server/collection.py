@@ -19,6 +19,7 @@ from index.two_pass import Mode
 from index.vectors import Float32
 from server.backups.snapshots import Snapshots
 from server.checking import MAX_ID_BYTES, NewDocument
+from server.compacting import Compacting
 from server.conditions import Filter
 from server.encoders.drift import SAME_MODEL, drift
 from server.encoders.encoder import Encoder
@@ -79,18 +80,18 @@ class Collection:
         self.snapshots = Snapshots(settings.data_dir / SNAPSHOTS, store.catalog, self.jobs)
         self._live = self._make_live(store, encoder)
         self.inbox = Inbox(self.jobs, store.catalog.jobs, self._using)
-        self.reembedding = Reembedding(
-            Workshop(
-                store.catalog,
-                self.jobs,
-                settings.encoder,
-                settings.index,
-                load,
-                lambda: self._live,
-                self._make_live,
-                self._take_over,
-            )
+        workshop = Workshop(
+            store.catalog,
+            self.jobs,
+            settings.encoder,
+            settings.index,
+            load,
+            lambda: self._live,
+            self._make_live,
+            self._take_over,
         )
+        self.reembedding = Reembedding(workshop)
+        self.compacting = Compacting(workshop)
 
     @property
     def store(self) -> LocalStore:
@@ -112,6 +113,7 @@ class Collection:
                 with self._using() as live, contextlib.suppress(GenerationChangedError):
                     added = live.ingest.add(documents)
                     live.upkeep.wake()
+                    self.compacting.wake()
                     return added
             except RemoteEncoderDown as error:
                 n_documents = f"{len(documents)} document{'' if len(documents) == 1 else 's'}"
@@ -186,7 +188,9 @@ class Collection:
             )
         while True:
             with self._using() as live, contextlib.suppress(GenerationChangedError):
-                return live.store.delete(ids)
+                found = live.store.delete(ids)
+                self.compacting.wake()
+                return found
 
     def delete_matching(self, wanted: Filter) -> int:
         """Remove every document that matches; return how many. Should it break off, those before stay removed."""
@@ -268,6 +272,7 @@ class Collection:
         self._live.upkeep.start()
         self.metadata_indexes.start()
         self.reembedding.start()
+        self.compacting.start()
         self.inbox.start()
         self.gauge.start()
 
@@ -294,6 +299,7 @@ class Collection:
         self.gauge.stop()
         self.inbox.stop()
         self.reembedding.stop()
+        self.compacting.stop()
         self._live.upkeep.stop()
 
     def close(self) -> None:
@@ -307,6 +313,7 @@ class Collection:
         self.gauge.close()
         self.inbox.close()
         self.reembedding.close()
+        self.compacting.close()
         if self._repair is not None:
             self._repair.join()
         self._live.close()

@@ -222,7 +222,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     ),
     StaleWriteError: Answer(409, "changed_meanwhile", "The document changed meanwhile", "Send the request again."),
     ConflictError: Answer(409, "conflict", "Something else is under way", "GET /jobs lists what is under way."),
-    GenerationChangedError: Answer(409, "changed_meanwhile", "The model changed meanwhile", "Send the request again."),
+    GenerationChangedError: Answer(409, "changed_meanwhile", "The data changed meanwhile", "Send the request again."),
     BusyError: Answer(
         429, "busy", "Too many requests are waiting",
         "Send it again after the seconds in the header Retry-After; limits.waiting_requests says how many may wait.",

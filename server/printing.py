@@ -157,6 +157,23 @@ def job_lines(job: "JobAnswer") -> Iterator[str]:
         )
 
 
+def compaction_lines(job: "JobAnswer") -> Iterator[str]:
+    """Say what became of a compaction."""
+    if job["status"] == "failed":
+        yield f"The compaction failed: {plain(job['error'] or 'unknown')}. Nothing has changed."
+    elif job["status"] == "cancelled":
+        yield "The compaction was cancelled. Nothing has changed."
+    elif job["result"] is None:
+        yield f"The compaction is {job['status']}; GET /jobs/{job['id']} tells how far it is, as --wait would have."
+    else:
+        result = job["result"]
+        n_dropped = result["rows_before"] - result["rows"]
+        yield (
+            f"{counted(n_dropped, 'vector')} dropped, {size(max(result['freed_bytes'], 0))} given back, "
+            f"in {duration(result['seconds'])}."
+        )
+
+
 def change_lines(job: "JobAnswer") -> Iterator[str]:
     """Say how a change of the model stands."""
     done, total = job["progress"]["done"], job["progress"]["total"]

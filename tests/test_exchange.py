@@ -19,7 +19,9 @@ def twopass(*arguments, **more):
 
 
 def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        json.loads(line) for line in path.read_text().split("\n")[:-1]
+    ]  # not at U+2028, which is in a text
 
 
 def vector(document):

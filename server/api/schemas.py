@@ -259,7 +259,7 @@ class ProgressOut(_Out):
 class JobOut(_Out):
     id: str
     type: str
-    """ingest, reembed, rebuild, evaluate, index_metadata or backup."""
+    """ingest, reembed, rebuild, compact, evaluate, index_metadata or backup."""
     status: Literal["waiting", "running", "paused", "done", "failed", "cancelled"]
     stage: str
     """What it does, or what it waits for; of a rebuild: sampling, training, filling, measuring."""

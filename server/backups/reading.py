@@ -98,7 +98,7 @@ class _Backup:
                 while block := file.read(BLOCK_BYTES):
                     digest.update(block)
                     done += len(block)
-                    on_progress("reading", done, total)
+                    on_progress("checking", done, total)
                     yield block
             if digest.hexdigest() != member.sha256:
                 raise self._damaged(f"{member.name} isn't as it was written: its SHA-256 is another")

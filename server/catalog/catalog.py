@@ -159,6 +159,21 @@ class Catalog:
             connection.execute("UPDATE generations SET n_rows = ? WHERE number = ?", (row, generation))
         return np.array(unused, np.int64)
 
+    def copy_passages(self, generation: int, into: int, rows: NDArray[np.int64], first_row: int) -> None:
+        """Commit those passages of `rows` that are still there in another generation too, its rows from first_row on.
+
+        A row whose passage is gone leaves a row without one.
+        """
+        with self._database.transaction() as connection:
+            connection.executemany(
+                'INSERT INTO passages SELECT ?, ?, document, start, "end", checksum, 0 FROM passages '
+                "WHERE generation = ? AND row = ?",
+                [(into, new, generation, row) for new, row in enumerate(rows.tolist(), first_row)],
+            )
+            connection.execute(
+                "UPDATE generations SET n_rows = ? WHERE number = ?", (first_row + len(rows), into)
+            )
+
     def mark_damaged(self, generation: int, rows: Sequence[int]) -> None:
         """Commit that these rows are lost, so that a later start knows it without checking all of them."""
         with self._database.transaction() as connection:
@@ -185,13 +200,13 @@ class Catalog:
 
     # Reading
 
-    def live_rows(self, generation: int) -> LiveRows:
-        """Return the committed rows that have a passage, sorted."""
+    def live_rows(self, generation: int, after: int = -1, limit: int = -1) -> LiveRows:
+        """Return the committed rows behind `after` that have a passage, sorted; at most `limit` if that isn't -1."""
         with self._database.reading() as connection:
             cursor = connection.execute(
-                "SELECT row, checksum, damaged FROM passages WHERE generation = ?1 "
-                "AND row < (SELECT n_rows FROM generations WHERE number = ?1) ORDER BY row",
-                (generation,),
+                "SELECT row, checksum, damaged FROM passages WHERE generation = ?1 AND row > ?2 "
+                "AND row < (SELECT n_rows FROM generations WHERE number = ?1) ORDER BY row LIMIT ?3",
+                (generation, after, limit),
             )
             found = np.fromiter(cursor, np.dtype((np.int64, 3)))  # (n, 3)
         return LiveRows(

@@ -12,6 +12,7 @@ from server.catalog.words import register
 STRIP = f"""
 DELETE FROM passages WHERE generation != (SELECT value FROM meta WHERE key = 'generation');
 DELETE FROM generations WHERE number != (SELECT value FROM meta WHERE key = 'generation');
+DELETE FROM meta WHERE key = 'leftover';
 UPDATE jobs SET wishes = json_remove(wishes, '$.generation') WHERE type = 'reembed' AND status NOT IN {ENDED};
 """
 
