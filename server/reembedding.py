@@ -81,7 +81,7 @@ class Workshop:
     index: IndexSettings
     load: LoadEncoder
     live: Callable[[], Live]  # what serves now
-    make_live: Callable[[LocalStore, Encoder], Live]
+    make_live: Callable[[LocalStore, Encoder | None], Live]
     take_over: Callable[[Live], None]  # from the next call on, this serves
     changing: threading.Lock = field(default_factory=threading.Lock)  # one makes another generation at a time
 

@@ -117,9 +117,11 @@ class Snapshots:
 def _told(path: Path) -> dict[str, Any] | None:
     """Tell of a backup; None if it was deleted meanwhile."""
     try:
-        n_bytes = path.stat().st_size
-        return {"name": path.name, "bytes": n_bytes, "error": None, **read_manifest(path).told()}
-    except (FileNotFoundError, NotFoundError):
+        told: dict[str, Any] = {"error": None, **read_manifest(path).told()}
+    except NotFoundError:
         return None
     except (IndexFault, ServiceError) as error:
-        return {"name": path.name, "bytes": n_bytes, "error": str(error)}
+        told = {"error": str(error)}
+    with contextlib.suppress(FileNotFoundError):
+        return {"name": path.name, "bytes": path.stat().st_size, **told}
+    return None

@@ -156,7 +156,7 @@ class _Archive:
     ) -> None:
         self.members: list[Member] = []
         # GNU's format has sizes beyond 8 GiB in its plain header; every tar reads it.
-        self._tar = tarfile.open(  # noqa: SIM115  # end() closes it
+        self._tar = tarfile.TarFile(
             fileobj=file, mode="w", format=tarfile.GNU_FORMAT, copybufsize=block_bytes
         )
         self._total = total_bytes
