@@ -114,7 +114,8 @@ Examples
   twopass import documents.jsonl
   zcat documents.jsonl.gz | twopass import -
 
-Exit code: as of `twopass ingest`.""",
+Exit code: 0 if everything is stored (with --no-wait: accepted), 1 if something was skipped, 2 if the server could
+not be reached or would not go on, 130 after Ctrl-C.""",
 )
 def import_(
     file: Annotated[
