@@ -15,7 +15,15 @@ from index.durable import DirectoryLock, make_folder
 from index.errors import IndexFault, StorageError
 from server import __version__
 from server.api import (
-    documents, embeddings, evaluate, generations, jobs, metadata, search, snapshots, status,
+    documents,
+    embeddings,
+    evaluate,
+    generations,
+    jobs,
+    metadata,
+    search,
+    snapshots,
+    status,
 )
 from server.api.embedding_schemas import EmbeddingsIn
 from server.api.evaluate import EvaluateIn
