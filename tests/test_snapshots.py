@@ -1,16 +1,16 @@
 """Backups of a running server: over HTTP and by the command, while ingest and search go on."""
 
 import json
-import subprocess
-import sys
 import threading
 
 import httpx
 import pytest
-from conftest import ROOT, clustered, environment, serving
+from conftest import ROOT, clustered, serving
+from typer.testing import CliRunner
 
 from server.backups.reading import check_backup
 from server.backups.restoring import restore
+from server.cli import app
 from server.verification import verify
 
 DIM = 32
@@ -40,10 +40,8 @@ def names(folder):
 
 
 def twopass(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "server.cli", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, env=environment(ROOT / "nowhere"), timeout=120, check=False,
-    )  # fmt: skip
+    """The command, in this process: a second less each time."""
+    return CliRunner().invoke(app, [*map(str, arguments)], prog_name="twopass")
 
 
 def ended(server, job):
@@ -68,26 +66,26 @@ def server(tmp_path_factory):
 def test_a_backup_by_the_command_restored_elsewhere_answers_as_the_server_did(server, tmp_path):
     file, other = tmp_path / "backups" / "twopass.tar", tmp_path / "other"
     done = twopass("backup", file, "--url", server.url)
-    assert (done.returncode, done.stderr.splitlines()[-1:]) == (0, ["checking …"]), done.stderr
+    assert (done.exit_code, done.stderr.splitlines()[-1:]) == (0, ["checking …"]), done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{file}: ")
     assert lines[1] == "  1,499 documents · 1,502 vectors of 32 dimensions · model none"
     assert names(file.parent) == [file.name]
     assert names(server.data_dir / "snapshots") == []  # the server's own copy is deleted
     again = twopass("backup", file, "--url", server.url)
-    assert (again.returncode, again.stderr) == (
+    assert (again.exit_code, again.stderr) == (
         1, f"twopass: {file} exists already.\nChoose another name, or add --replace.\n",
     )  # fmt: skip
     busy = twopass("backup", tmp_path / "busy.tar", "--data-dir", server.data_dir)
-    assert busy.returncode == 1 and "is using" in busy.stderr
+    assert busy.exit_code == 1 and "is using" in busy.stderr
     restored = twopass("restore", file, "--data-dir", other, "--json")
-    assert restored.returncode == 0, restored.stderr
+    assert restored.exit_code == 0, restored.stderr
     told = json.loads(restored.stdout)
     assert (told["folder"], told["aside"], told["documents"]) == (
         str(other / "collections/default"), None, 1499,
     )  # fmt: skip
     refused = twopass("restore", file, "--data-dir", other)
-    assert refused.returncode == 1 and "add --replace" in refused.stderr
+    assert refused.exit_code == 1 and "add --replace" in refused.stderr
     assert verify(other, lambda *_: None).problems == []
     expected = found(server.http, range(0, 200, 4))
     with serving(other, **BROUGHT) as second:
