@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,9 @@ from typing import Self
 from index.errors import DiskFullError, LockedError, StorageError
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+WRITING = ".writing"
+"""How the name of a file ends that isn't whole yet; what a kill leaves of it may be removed."""
 
 
 @contextlib.contextmanager
@@ -32,6 +36,15 @@ def named_disk_errors(path: Path) -> Iterator[None]:
 def sync(fd: int) -> None:
     """Wait until the file's data (and what is needed to read it back) is on the disk."""
     os.fdatasync(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file that was written and closed is on the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_folder(folder: Path) -> None:
@@ -64,20 +77,45 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         DiskFullError, StorageError: nothing has changed; the half-written file is removed.
     """
-    beside = path.with_name(path.name + ".writing")
+    beside = path.with_name(path.name + WRITING)
     try:
         with named_disk_errors(path):
             write(beside)
-            fd = os.open(beside, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_file(beside)
             beside.replace(path)
             sync_folder(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def move(old: Path, new: Path) -> None:
+    """Give a file or folder another name in the same folder, durably; there must be nothing under that name.
+
+    Raises:
+        DiskFullError, StorageError: nothing has changed.
+    """
+    with named_disk_errors(new):
+        old.rename(new)
+        sync_folder(new.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it, if it is there. Raises StorageError."""
+    with named_disk_errors(folder):
+        if folder.exists():
+            shutil.rmtree(folder)
+            sync_folder(folder.parent)
+
+
+def check_room(folder: Path, n_bytes: int, what: str) -> None:
+    """Raise DiskFullError if the disk under a folder has less room than `what` will take."""
+    with named_disk_errors(folder):
+        free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < n_bytes:
+        raise DiskFullError(
+            f"{what} takes {n_bytes:,} bytes, but the disk under {folder} has room for {free_bytes:,}"
+        )
 
 
 class DirectoryLock:

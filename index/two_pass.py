@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from index.calibration import Calibration, K, Reach
 from index.errors import IndexFault, StorageError
 from index.evaluation import exact_search
-from index.first_pass import FirstPass, FirstPassFolder, PrefixSnapshot
+from index.first_pass import FirstPass, FirstPassFolder, Manifest, PrefixSnapshot
 from index.first_pass.merging import Candidates
 from index.plan import Kind, Plan, Wish, plain
 from index.planner import READ_MS, Machine, search_ms
@@ -271,6 +271,42 @@ class TwoPassIndex:
                     self._view = self._new_view(self._view.vectors)
             old.discard()
             return report
+
+    def build_for(
+        self,
+        generation: int,
+        n_rows: int,
+        stop: Callable[[], bool],
+        on_progress: Callable[[str, int, int], None],
+    ) -> bool:
+        """Make the first pass of another generation of the same model by what this one's was trained; False if stopped.
+
+        Nothing is trained or measured: the same vector gets the same code. For a generation that isn't open yet, whose
+        file has at least n_rows rows.
+
+        Raises:
+            DiskFullError, StorageError: its files are removed.
+        """
+        recipe, told = self._first_pass.recipe, self._first_pass.manifest
+        if recipe.plan.is_plain:  # made as quickly when it is opened
+            return True
+        shape = replace(self.shape, generation=generation)
+        file = VectorFile(vector_path(self._folder, shape), shape.dim, shape.vector_dtype, read_only=True)
+        files = FirstPassFolder(self._folder, generation)
+        first_pass = FirstPass(
+            files, recipe, Manifest(1, told.plan, evidence={**told.evidence, "rows": n_rows})
+        )
+        n_built = (
+            n_rows // 8 * 8
+        )  # parts end at whole bytes of the live bitmap; opening adds the last few rows
+        with discarded_on_error(first_pass):
+            if not first_pass.build(
+                file.view(n_rows), n_built, stop, lambda row, _: on_progress("filling", row, n_rows)
+            ):
+                first_pass.discard()
+                return False
+            first_pass.save()
+        return True
 
     # Searching
 

@@ -14,7 +14,18 @@ from fastapi import FastAPI
 from index.durable import DirectoryLock, make_folder
 from index.errors import IndexFault, StorageError
 from server import __version__
-from server.api import documents, embeddings, evaluate, generations, jobs, metadata, search, status, web
+from server.api import (
+    documents,
+    embeddings,
+    evaluate,
+    generations,
+    jobs,
+    metadata,
+    search,
+    snapshots,
+    status,
+    web,
+)
 from server.api.embedding_schemas import EmbeddingsIn
 from server.api.evaluate import EvaluateIn
 from server.api.generations import ReembedIn
@@ -24,6 +35,7 @@ from server.api.problems import PROBLEM_JSON, add_error_handlers
 from server.api.requests import Requests
 from server.api.schemas import DocumentsIn, IdsIn, Problem, RebuildIn, SearchesIn, SearchIn
 from server.api.threads import Running
+from server.backups.restoring import COLLECTION, settle
 from server.catalog import Catalog
 from server.collection import Collection
 from server.encoders.encoder import Encoder
@@ -66,7 +78,7 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
             }
         },
     )
-    for module in (search, documents, metadata, embeddings, jobs, generations, evaluate, status):
+    for module in (search, documents, metadata, embeddings, jobs, generations, evaluate, snapshots, status):
         app.include_router(module.router)
     describe_models(
         app,
@@ -95,15 +107,18 @@ def open_collection(settings: Settings) -> Iterator[Collection]:
     """
     with contextlib.ExitStack() as stack:
         data_dir = settings.data_dir
-        folder = data_dir / "collections" / "default"
+        collections = data_dir / "collections"
+        folder = collections / COLLECTION
         try:
-            make_folder(folder)
+            make_folder(collections)
         except StorageError as error:
             raise StartupError(
                 f"the data directory {data_dir} can't be made: {error}",
                 "Choose another with TWOPASS_DATA_DIR, or correct its permissions.",
             ) from error
         stack.enter_context(DirectoryLock(data_dir / "lock"))
+        settle(collections)
+        make_folder(folder)
         catalog = stack.enter_context(Catalog(folder / CATALOG_NAME))
         load = partial(load_encoder, passages=settings.passages, models_dir=data_dir / "models")
         in_force = encoder_in_force(catalog, settings.encoder)
@@ -118,14 +133,12 @@ def open_collection(settings: Settings) -> Iterator[Collection]:
             structlog.get_logger().warning(
                 "the model was changed by re-embedding; set encoder.model to it", model=in_force.model
             )
-        store = LocalStore(
-            catalog,
-            generation,
-            settings.index.prefix_dim_for(generation.dim),
-            check_all=settings.index.check_on_open == "all",
+        prefix_dim = settings.index.prefix_dim_for(generation.dim)
+        check_all = settings.index.check_on_open == "all"
+        # Without a name of its own: once another store serves, nothing may keep this one's files and memory.
+        collection = Collection(
+            LocalStore(catalog, generation, prefix_dim, check_all), encoder, settings, load
         )
-        stack.callback(store.close)
-        collection = Collection(store, encoder, settings, load)
         stack.callback(collection.close)
         collection.start_repair()
         collection.start_upkeep()

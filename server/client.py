@@ -1,15 +1,18 @@
 """A small HTTP client for a running server."""
 
+import contextlib
 import json
 import socket
-from collections.abc import Iterable, Mapping
-from typing import Any, NotRequired, Self, TypedDict, cast, final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, Any, NotRequired, Self, TypedDict, cast, final
+from urllib.parse import quote
 
 import httpx
 
 from server.incoming import Document
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+PAGE = 200  # documents in one answer; of long texts a few MB
 CONNECT_TIMEOUT_S = 5.0
 SEARCH_TIMEOUT_S = 60.0  # a search on a slow machine, behind a batch that is being encoded
 
@@ -145,6 +148,18 @@ class GenerationAnswer(TypedDict):
     deleted_at: str | None
 
 
+class SnapshotAnswer(TypedDict):
+    """A backup on the server; what follows error is missing where there is one."""
+
+    name: str
+    bytes: int
+    error: str | None
+    created_at: NotRequired[str]
+    documents: NotRequired[int]
+    model: NotRequired[str]
+    damaged: NotRequired[int]
+
+
 class Client:
     """A connection to one server. Methods raise UnreachableError or RefusedError."""
 
@@ -169,6 +184,20 @@ class Client:
     def info(self) -> dict[str, Any]:
         """Return the server's description of itself."""
         return cast(dict[str, Any], self._json(self._send("GET", "/info")))
+
+    def stats(self) -> dict[str, Any]:
+        """Return the server's counts and sizes."""
+        return cast(dict[str, Any], self._json(self._send("GET", "/stats")))
+
+    def pages(self, vectors: str) -> Iterator[list[dict[str, Any]]]:
+        """Yield all stored documents, page by page in id order; `vectors` as in GET /documents."""
+        after: str | None = ""
+        while after is not None:
+            page = self._json(
+                self._send("GET", f"/documents?limit={PAGE}&vectors={vectors}&after={quote(after, safe='')}")
+            )
+            yield page["documents"]
+            after = page["next"]
 
     def first_documents(self, limit: int) -> list[Document]:
         """Return up to `limit` stored documents, in id order."""
@@ -200,6 +229,10 @@ class Client:
         """Have the first pass made anew; what isn't wished for is as the server's settings say."""
         answer = self._json(self._send("POST", "/index/rebuild", json.dumps(wishes).encode()))
         return cast(JobAnswer, answer["job"])
+
+    def compact(self) -> JobAnswer:
+        """Have the vectors of deleted and replaced documents dropped."""
+        return cast(JobAnswer, self._json(self._send("POST", "/index/compact"))["job"])
 
     def evaluate(self, wishes: Mapping[str, Any]) -> JobAnswer:
         """Have recall, or quality, measured; what comes of it stands in the job's result."""
@@ -237,6 +270,35 @@ class Client:
         """Delete a generation that served before."""
         self._send("DELETE", f"/index/generations/{number}")
 
+    def back_up(self) -> JobAnswer:
+        """Have the server make a backup; the job's result names it."""
+        return cast(JobAnswer, self._json(self._send("POST", "/snapshots"))["job"])
+
+    def snapshots(self) -> list[SnapshotAnswer]:
+        """Return the backups that lie on the server, the oldest first."""
+        return cast(list[SnapshotAnswer], self._json(self._send("GET", "/snapshots"))["snapshots"])
+
+    def download_snapshot(self, name: str, into: IO[bytes], on_bytes: Callable[[int], None]) -> None:
+        """Write a backup into a file; `on_bytes` is told how many bytes came."""
+        with (
+            self._named_failures(),
+            self._http.stream(
+                "GET",
+                f"/snapshots/{name}",
+                timeout=httpx.Timeout(SEARCH_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            ) as answer,
+        ):
+            if not answer.is_success:
+                answer.read()
+                raise self._refusal(answer)
+            for block in answer.iter_bytes():
+                into.write(block)
+                on_bytes(len(block))
+
+    def delete_snapshot(self, name: str) -> None:
+        """Delete a backup on the server."""
+        self._send("DELETE", f"/snapshots/{name}")
+
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
@@ -254,7 +316,7 @@ class Client:
         body: bytes | None = None,
         read_timeout_s: float | None = SEARCH_TIMEOUT_S,
     ) -> httpx.Response:
-        try:
+        with self._named_failures():
             answer = self._http.request(
                 method,
                 path,
@@ -262,6 +324,14 @@ class Client:
                 headers={"content-type": "application/json"} if body is not None else {},
                 timeout=httpx.Timeout(read_timeout_s, connect=CONNECT_TIMEOUT_S),
             )
+        if not answer.is_success:
+            raise self._refusal(answer)
+        return answer
+
+    @contextlib.contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        try:
+            yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise UnreachableError(
                 f"No server answers at {self.url}.",
@@ -272,9 +342,6 @@ class Client:
                 f"The server at {self.url} stopped answering ({str(error) or type(error).__name__}).",
                 "See the server's log; start it again with `twopass serve`.",
             ) from error
-        if not answer.is_success:
-            raise self._refusal(answer)
-        return answer
 
     def _json(self, answer: httpx.Response) -> Any:
         try:

@@ -16,7 +16,10 @@ from index.axes import Order
 from index.errors import IndexFault
 from index.plan import Codec, Kind
 from index.two_pass import Mode
+from index.vectors import Float32
+from server.backups.snapshots import Snapshots
 from server.checking import MAX_ID_BYTES, NewDocument
+from server.compacting import Compacting
 from server.conditions import Filter
 from server.encoders.drift import SAME_MODEL, drift
 from server.encoders.encoder import Encoder
@@ -39,6 +42,7 @@ from server.store import LocalStore
 
 DRIFT_ROWS = 4  # stored vectors that are compared at start with what a program elsewhere makes now
 DELETED_AT_ONCE = 1000  # documents, in one transaction
+SNAPSHOTS = "snapshots"  # folder of the backups, in the data directory
 MAX_IDS_TOLD = 100  # damaged documents named in /stats
 
 
@@ -73,20 +77,21 @@ class Collection:
         self.metadata_indexes = MetadataIndexes(store.catalog, self.jobs, settings.index.metadata_indexes)
         self.gauge = Gauge(self._using, settings.index)
         self.evaluating = Evaluating(self.jobs, self._using, settings.index)
+        self.snapshots = Snapshots(settings.data_dir / SNAPSHOTS, store.catalog, self.jobs)
         self._live = self._make_live(store, encoder)
         self.inbox = Inbox(self.jobs, store.catalog.jobs, self._using)
-        self.reembedding = Reembedding(
-            Workshop(
-                store.catalog,
-                self.jobs,
-                settings.encoder,
-                settings.index,
-                load,
-                lambda: self._live,
-                self._make_live,
-                self._take_over,
-            )
+        workshop = Workshop(
+            store.catalog,
+            self.jobs,
+            settings.encoder,
+            settings.index,
+            load,
+            lambda: self._live,
+            self._make_live,
+            self._take_over,
         )
+        self.reembedding = Reembedding(workshop)
+        self.compacting = Compacting(workshop)
 
     @property
     def store(self) -> LocalStore:
@@ -108,6 +113,7 @@ class Collection:
                 with self._using() as live, contextlib.suppress(GenerationChangedError):
                     added = live.ingest.add(documents)
                     live.upkeep.wake()
+                    self.compacting.wake()
                     return added
             except RemoteEncoderDown as error:
                 n_documents = f"{len(documents)} document{'' if len(documents) == 1 else 's'}"
@@ -164,6 +170,14 @@ class Collection:
         """Return up to `limit` documents behind the id `after`, in id order."""
         return self.store.catalog.page(after, limit)
 
+    def page_vectors(self, documents: Sequence[Document], only_brought: bool) -> dict[int, Float32]:
+        """Return documents' vectors, each (dim,), by number: of those with one passage, and none that is damaged."""
+        with self._using() as live:
+            numbers = [each.number for each in documents]
+            rows = live.store.catalog.vector_rows(live.store.generation, numbers, only_brought)
+            whole = {number: row for number, row in rows.items() if row not in live.store.damage.rows}
+            return dict(zip(whole, live.store.vectors(list(whole.values())), strict=True))
+
     def delete(self, ids: Sequence[str]) -> list[str]:
         """Remove documents; return those of the ids that existed."""
         if self.is_stopping:
@@ -174,7 +188,9 @@ class Collection:
             )
         while True:
             with self._using() as live, contextlib.suppress(GenerationChangedError):
-                return live.store.delete(ids)
+                found = live.store.delete(ids)
+                self.compacting.wake()
+                return found
 
     def delete_matching(self, wanted: Filter) -> int:
         """Remove every document that matches; return how many. Should it break off, those before stay removed."""
@@ -256,6 +272,7 @@ class Collection:
         self._live.upkeep.start()
         self.metadata_indexes.start()
         self.reembedding.start()
+        self.compacting.start()
         self.inbox.start()
         self.gauge.start()
 
@@ -278,9 +295,11 @@ class Collection:
         self._stopping.set()
         self.evaluating.stop()
         self.metadata_indexes.stop()
+        self.snapshots.stop()
         self.gauge.stop()
         self.inbox.stop()
         self.reembedding.stop()
+        self.compacting.stop()
         self._live.upkeep.stop()
 
     def close(self) -> None:
@@ -290,9 +309,11 @@ class Collection:
             self.encoder.close()  # whoever waits for it, however long, needn't any more
         self.evaluating.close()
         self.metadata_indexes.close()
+        self.snapshots.close()
         self.gauge.close()
         self.inbox.close()
         self.reembedding.close()
+        self.compacting.close()
         if self._repair is not None:
             self._repair.join()
         self._live.close()

@@ -35,6 +35,10 @@ class CatalogDamagedError(StartupError):
     """The catalog is damaged or is no catalog."""
 
 
+class BackupDamagedError(ServiceError):
+    """A file is no backup, or isn't as it was written."""
+
+
 class InputError(ServiceError):
     """A field of the request is wrong. `where` names it, as in documents[2].vector."""
 
@@ -180,7 +184,11 @@ ANSWERS: dict[type[Exception], Answer] = {
     FormatError: Answer(409, "format_unknown", "The data has another format", "Use the newer twopass."),
     CatalogDamagedError: Answer(
         503, "catalog_damaged", "The catalog is damaged",
-        "Put back a copy of the collection's folder, or move it away and ingest the texts again.",
+        "Put back a backup: twopass restore FILE --replace. Without one, move the data away and ingest again.",
+    ),
+    BackupDamagedError: Answer(
+        422, "backup_damaged", "The backup can't be used",
+        "Nothing was changed. Take another copy of it, or an older one.",
     ),
     InputError: Answer(422, "invalid", "A field is wrong", "Correct the field; nothing was stored."),
     DuplicateIdError: Answer(
@@ -214,7 +222,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     ),
     StaleWriteError: Answer(409, "changed_meanwhile", "The document changed meanwhile", "Send the request again."),
     ConflictError: Answer(409, "conflict", "Something else is under way", "GET /jobs lists what is under way."),
-    GenerationChangedError: Answer(409, "changed_meanwhile", "The model changed meanwhile", "Send the request again."),
+    GenerationChangedError: Answer(409, "changed_meanwhile", "The data changed meanwhile", "Send the request again."),
     BusyError: Answer(
         429, "busy", "Too many requests are waiting",
         "Send it again after the seconds in the header Retry-After; limits.waiting_requests says how many may wait.",

@@ -15,7 +15,7 @@ class Document(TypedDict, total=False):
     id: str
     text: str
     metadata: dict[str, Any]
-    vector: list[float]
+    vector: list[float] | str  # base64 of little-endian float32
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from server.decoding import UnreadableError, decode, is_too_large, read_line
 from server.incoming import MAX_ID_BYTES, Document, OnSkip, Skipped
 
 # Of a line of JSON: each field's type, and how to say it.
-FIELDS: dict[str, tuple[type, str]] = {
+FIELDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "id": (str, "a text in quotes"),
     "text": (str, "a text in quotes"),
     "metadata": (dict, "an object"),
-    "vector": (list, "a list of numbers"),
+    "vector": ((list, str), "a list of numbers, or base64 of them"),
 }
 
 

@@ -51,12 +51,16 @@ class Live:
                 if not self._users:
                     self._changed.notify_all()
 
-    def close(self) -> None:
-        """Wait for those who work with it, then end upkeep and encoder and close the store."""
+    def close(self, keep_encoder: bool = False) -> None:
+        """Wait for those who work with it, then end upkeep and encoder and close the store.
+
+        Args:
+            keep_encoder: another one has it now.
+        """
         self.upkeep.stop()
         with self._changed:
             self._changed.wait_for(lambda: not self._users)
         self.upkeep.close()
-        if self.encoder is not None:
+        if self.encoder is not None and not keep_encoder:
             self.encoder.close()
         self.store.close()

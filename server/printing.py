@@ -33,16 +33,16 @@ def stored_lines(report: "IngestReport", seconds: float) -> Iterator[str]:
         yield f"Note: {plain(warning)}"
 
 
-def skipped_lines(skips: "Skips", report: "IngestReport", found: "Found") -> Iterator[str]:
+def skipped_lines(skips: "Skips", report: "IngestReport | None", found: "Found | None") -> Iterator[str]:
     """Say what an ingest did not store, and why."""
-    for what, some in (("Skipped", skips), ("Refused by the server", report.refused)):
-        if some.count:
+    for what, some in (("Skipped", skips), ("Refused by the server", report and report.refused)):
+        if some and some.count:
             yield f"{what}: {some.count:,}"
             for each in some.first:
                 yield f"  {plain(each.source)}: {plain(each.reason)}"
             if some.count > len(some.first):
                 yield f"  … and {some.count - len(some.first):,} more"
-    if found.other_kinds:
+    if found and found.other_kinds:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in found.other_kinds.most_common(5))
         yield f"Passed over {counted(found.other_kinds.total(), 'file')} of other kinds: {kinds}"
 
@@ -157,6 +157,23 @@ def job_lines(job: "JobAnswer") -> Iterator[str]:
         )
 
 
+def compaction_lines(job: "JobAnswer") -> Iterator[str]:
+    """Say what became of a compaction."""
+    if job["status"] == "failed":
+        yield f"The compaction failed: {plain(job['error'] or 'unknown')}. Nothing has changed."
+    elif job["status"] == "cancelled":
+        yield "The compaction was cancelled. Nothing has changed."
+    elif job["result"] is None:
+        yield f"The compaction is {job['status']}; GET /jobs/{job['id']} tells how far it is, as --wait would have."
+    else:
+        result = job["result"]
+        n_dropped = result["rows_before"] - result["rows"]
+        yield (
+            f"{counted(n_dropped, 'vector')} dropped, {size(max(result['freed_bytes'], 0))} given back, "
+            f"in {duration(result['seconds'])}."
+        )
+
+
 def change_lines(job: "JobAnswer") -> Iterator[str]:
     """Say how a change of the model stands."""
     done, total = job["progress"]["done"], job["progress"]["total"]
@@ -186,6 +203,21 @@ def generation_lines(generations: list["GenerationAnswer"]) -> Iterator[str]:
         yield (
             f"  {each['generation']}: {each['state']} · {plain(each['model'])}{precision}, {each['dim']} dimensions · "
             f"{counted(each['rows'], 'row')}{ending}"
+        )
+
+
+def backup_lines(told: dict[str, Any]) -> Iterator[str]:
+    """Say what is in a backup."""
+    pending = f", {told['pending']:,} more to be encoded" if told["pending"] else ""
+    yield (
+        f"  {counted(told['documents'], 'document')}{pending} · {counted(told['rows'], 'vector')} of "
+        f"{counted(told['dim'], 'dimension')} · model {plain(told['model'])}"
+    )
+    yield f"  as of {told['created_at'].replace('T', ' ').replace('Z', ' UTC')}"
+    if told["damaged"]:
+        yield (
+            f"  Note: {counted(told['damaged'], 'vector')} of it were damaged on the disk already; a server makes them "
+            "anew from their texts."
         )
 
 

@@ -98,6 +98,11 @@ def count_documents(sources: Sequence[Source]) -> int | None:
     return total
 
 
+def read_export(stream: IO[bytes], origin: str, on_skip: OnSkip) -> Iterator[Document]:
+    """Yield the documents of JSON lines, whatever the file is called; a line without an id gets one by its content."""
+    return read_lines(numbered_lines(stream, 1), origin, lambda _, document: _content_id(document), on_skip)
+
+
 def read_sources(
     sources: Iterable[Source], on_skip: OnSkip, stdin: IO[bytes] | None = None
 ) -> Iterator[Document]:

@@ -9,8 +9,8 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -37,6 +37,8 @@ RETRY_S = 30.0
 """Pause before a write is tried again that the disk refused."""
 
 DAY_S = 86_400.0
+
+LOCK_S = 0.2  # how soon who waits for another generation to be finished notices that the server stops
 
 MAX_NAMED = 20  # documents named in an error
 
@@ -79,8 +81,9 @@ class Workshop:
     index: IndexSettings
     load: LoadEncoder
     live: Callable[[], Live]  # what serves now
-    make_live: Callable[[LocalStore, Encoder], Live]
+    make_live: Callable[[LocalStore, Encoder | None], Live]
     take_over: Callable[[Live], None]  # from the next call on, this serves
+    changing: threading.Lock = field(default_factory=threading.Lock)  # one makes another generation at a time
 
 
 class Reembedding:
@@ -174,10 +177,11 @@ class Reembedding:
         """Tell of every generation: what made it, how many rows it has, and what becomes of it."""
         current = self._w.live().store.generation
         retired = dict(self._w.catalog.generations.retired())
+        leftover = self._w.catalog.generations.leftover()
         told = []
         for number in self._w.catalog.generations.numbers():
             generation = self._w.catalog.generations.get(number)
-            if generation is None:
+            if generation is None or number == leftover:
                 continue
             fingerprint = Fingerprint.from_json(generation.fingerprint)
             deleted_at = None
@@ -202,7 +206,9 @@ class Reembedding:
             if unfinished:
                 self._work(unfinished[0])
             else:
-                self._drop_cancelled()
+                with turn(self._w.changing, self._stopping) as is_mine:
+                    if is_mine:
+                        self._drop_cancelled()
                 self._wake.wait(self._drop_old())
                 self._wake.clear()
 
@@ -220,7 +226,10 @@ class Reembedding:
     def _work(self, job: Job) -> None:
         log = structlog.get_logger()
         try:
-            self._reembed(job)
+            with turn(self._w.changing, self._stopping) as is_mine:
+                if not is_mine:
+                    return
+                self._reembed(job)
         except _Cancelled:
             self._abandon(job)
             job.status = "cancelled"
@@ -246,9 +255,10 @@ class Reembedding:
             self._drop(number)
 
     def _begun(self) -> list[int]:
-        """The generations that never served."""
+        """The generations that never served, but for the one that a compaction is at work on."""
         generations = self._w.catalog.generations
         served = {self._w.live().store.generation, *(number for number, _ in generations.retired())}
+        served.add(generations.leftover() or 0)
         return [number for number in generations.numbers() if number not in served]
 
     def _rest(self, job: Job, refused: dict[str, str]) -> None:
@@ -287,7 +297,7 @@ class Reembedding:
                 job.progress("making the first pass", job.total, job.total)
                 live.upkeep.settle(self._ended(job))
                 self._heed(job)
-                if current.hand_over(store, lambda: self._switch(job, live, time.monotonic() - began)):
+                if current.hand_over(lambda: self._switch(job, live, time.monotonic() - began)):
                     break
             closing.pop_all()
         before.close()
@@ -388,14 +398,17 @@ class Reembedding:
                 job.stage = f"waiting: {error}"
                 self._stopping.wait(RETRY_S)
 
-    def _switch(self, job: Job, live: Live, seconds: float) -> None:
-        """Let the filled generation serve. Called while no write runs."""
+    def _switch(self, job: Job, live: Live, seconds: float) -> bool:
+        """Let the filled generation serve, unless it lacks documents. Called while no write runs."""
         number = live.store.generation
+        if self._w.catalog.missing(number, 0, 1):
+            return False
         before = self._w.live().store.generation
         job.result = {"generation": number, "before": before, "seconds": round(seconds, 1)}
         self._w.catalog.generations.switch(number, job.id, json.dumps(job.result))
         job.done, job.status = job.total, "done"
         self._w.take_over(live)
+        return True
 
     def _heed(self, job: Job) -> None:
         """Do what was asked for meanwhile: end, give up, or rest."""
@@ -433,6 +446,18 @@ class Reembedding:
         self._w.catalog.generations.drop(number)
         delete_files(self._w.catalog.path.parent, number)
         structlog.get_logger().info("generation deleted", generation=number)
+
+
+@contextlib.contextmanager
+def turn(lock: threading.Lock, stopping: threading.Event) -> Iterator[bool]:
+    """Hold a lock during the block; yields False, and holds nothing, once the server stops."""
+    while not (is_mine := lock.acquire(timeout=LOCK_S)) and not stopping.is_set():
+        pass
+    try:
+        yield is_mine
+    finally:
+        if is_mine:
+            lock.release()
 
 
 class _Stopped(Exception):

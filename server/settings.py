@@ -242,6 +242,9 @@ class IndexSettings(_Section):
     keep_old_days: float = Field(default=30, ge=0, le=36_500, allow_inf_nan=False)
     """Days that the vectors of the model before are kept after a change of the model, so that one can go back to
     them. 0: until they are deleted by `twopass reembed --forget`."""
+    compact_share: float = Field(default=0.2, ge=0, le=0.95, allow_inf_nan=False)
+    """Share of the stored vectors that belongs to deleted or replaced documents, from which on the rest is copied and
+    the room given back, in the background; at least 5000 of them. 0: only by `twopass compact`."""
     check_on_open: Literal["newest", "all"] = Field(default="newest")
     """Stored vectors whose checksums are compared at start: the newest blocks, or all of them (reads the
     whole vector file)."""

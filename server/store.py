@@ -182,18 +182,14 @@ class LocalStore:
                 )
             self.index.publish(appended, unused)
 
-    def hand_over(self, to: "LocalStore", commit: Callable[[], None]) -> bool:
-        """Make another store the current one, unless it lacks documents; `commit` does it in the catalog.
+    def hand_over(self, finish: Callable[[], bool]) -> bool:
+        """Let another store take over: `finish` makes it the current one, or returns False where it can't yet.
 
         No write runs meanwhile; later ones raise GenerationChangedError.
-
-        Returns:
-            False if it lacks documents: then nothing has changed.
         """
         with self._write_lock:
-            if self.catalog.missing(to.generation, 0, 1):
+            if not finish():
                 return False
-            commit()
             self._is_retired, self.successor = True, None
         return True
 
@@ -210,7 +206,7 @@ class LocalStore:
 
     def _check_current(self) -> None:
         if self._is_retired:
-            raise GenerationChangedError("another model took over while the request was at work")
+            raise GenerationChangedError("another generation took over while the request was at work")
 
     def _publish(self, appended: Appended | None, removed: Removed) -> None:
         """Show a write to searches, and tell the successor which of its rows died."""

@@ -10,11 +10,12 @@ import numpy as np
 from index.two_pass import damaged_rows, stale_prefix_files, vector_path
 from server.catalog import Catalog
 from server.checking import content_hash
-from server.errors import CatalogDamagedError, NotFoundError
+from server.errors import ANSWERS, CatalogDamagedError, NotFoundError
 from server.records import Generation
 from server.store import CATALOG_NAME, shape_of
 
 MEND = "Run `twopass serve --check all`: vectors are encoded again from their texts."
+PUT_BACK = "Put back a backup: twopass restore FILE --replace."
 BLOCK_ROWS = 65_536
 
 
@@ -61,7 +62,7 @@ def verify(data_dir: Path, on_progress: Callable[[int, int], None]) -> VerifyRep
         with Catalog(folder / CATALOG_NAME, read_only=True) as catalog:
             _verify(catalog, folder, report, on_progress)
     except CatalogDamagedError as error:
-        hint = "Put back a copy of the collection's folder, or move it away and ingest the texts again."
+        hint = ANSWERS[CatalogDamagedError].hint
         report.problems.append(Finding("catalog_damaged", str(error), hint))
     report.seconds = time.perf_counter() - started
     return report
@@ -71,7 +72,7 @@ def _verify(
     catalog: Catalog, folder: Path, report: VerifyReport, on_progress: Callable[[int, int], None]
 ) -> None:
     for problem in catalog.problems():
-        report.problems.append(Finding("catalog_inconsistent", problem, "Put back a copy of the folder."))
+        report.problems.append(Finding("catalog_inconsistent", problem, PUT_BACK))
     report.documents, _ = catalog.counts()
     for identifier, text, stored_hash in catalog.texts():
         if content_hash(text, None) != stored_hash:

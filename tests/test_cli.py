@@ -21,7 +21,8 @@ from server.client import DEFAULT_URL
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
-    "serve", "ingest", "search", "rebuild", "plan", "evaluate", "reembed", "verify", "demo", "jobs", "models",
+    "serve", "ingest", "search", "rebuild", "compact", "plan", "evaluate", "reembed", "backup", "restore", "export",
+    "import", "verify", "demo", "jobs", "models",
 )  # fmt: skip
 
 

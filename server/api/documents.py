@@ -2,11 +2,12 @@
 
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
+from index.vectors import Float32
 from server.api.answers import answer
 from server.api.bodies import NDJSON, Ids, media_type_of, read_documents
 from server.api.openapi import json_body
@@ -17,12 +18,14 @@ from server.api.schemas import (
     DeletedOut,
     DocumentOut,
     DocumentsIn,
+    DocumentVectorOut,
     IdsIn,
     OneDocumentOut,
     PageOut,
 )
 from server.api.streams import read_pieces
 from server.api.threads import Service
+from server.api.vectors import encoded
 from server.filters import parse_filter
 from server.receiving import Accepted
 from server.records import Document
@@ -101,12 +104,18 @@ def accepted(documents: Accepted) -> Response:
 
 @router.get("/documents", response_model=PageOut)
 async def list_documents(
-    service: Service, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: str = ""
+    service: Service,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: str = "",
+    vectors: Literal["none", "brought", "all"] = "none",
 ) -> Response:
-    """A page of documents in the order of their ids."""
+    """A page of documents in the order of their ids; with the vectors that clients brought, or all, if asked."""
     documents = await service.read(service.collection.page, after, limit)
     next_after = documents[-1].id if len(documents) == limit else None
-    return answer(PageOut(documents=[document_out(each) for each in documents], next=next_after))
+    if vectors == "none":
+        return answer(PageOut(documents=[document_out(each) for each in documents], next=next_after))
+    found = await service.read(service.collection.page_vectors, documents, vectors == "brought")
+    return answer(PageOut(documents=with_vectors(documents, found), next=next_after))
 
 
 @router.post("/documents/delete", response_model=DeletedOut, openapi_extra=json_body(IdsIn))
@@ -134,6 +143,16 @@ async def delete_document(service: Service, id: str) -> Response:
     """Remove one document."""
     await service.ingest(service.collection.delete_one, id)
     return answer(DeletedOut(deleted=1, missing=[]))
+
+
+def with_vectors(documents: list[Document], vectors: dict[int, Float32]) -> list[DocumentVectorOut]:
+    return [
+        DocumentVectorOut(
+            **vars(document_out(each)),
+            vector=encoded(vectors[each.number]) if each.number in vectors else None,
+        )
+        for each in documents
+    ]
 
 
 def document_out(document: Document) -> DocumentOut:

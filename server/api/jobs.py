@@ -1,4 +1,4 @@
-"""Routes of work that runs beside requests: /index/rebuild and /jobs."""
+"""Routes of work that runs beside requests: /index/rebuild, /index/compact and /jobs."""
 
 from typing import Any
 
@@ -32,6 +32,15 @@ async def rebuild(service: Service, body: Rebuild) -> Response:
         raise StoppingError("the server is shutting down")
     wishes = RebuildWishes(body.order, body.codec, body.kind, body.prefix_dim)
     job = await service.read(service.collection.rebuild, wishes)
+    return answer({"job": job.told()}, 202)
+
+
+@router.post("/index/compact", response_model=RebuildOut, status_code=202)
+async def compact(service: Service) -> Response:
+    """Drop the vectors of deleted and replaced documents, and give their room back, in the background."""
+    if service.collection.is_stopping:
+        raise StoppingError("the server is shutting down")
+    job = await service.read(service.collection.compacting.begin)
     return answer({"job": job.told()}, 202)
 
 

@@ -60,8 +60,13 @@ class OneDocumentOut(DocumentOut):
     """Whether it, or a newer version of it, waits to be encoded: searches don't find that yet."""
 
 
+class DocumentVectorOut(DocumentOut):
+    vector: str | None
+    """Base64 of little-endian float32; null where there is none to tell."""
+
+
 class PageOut(_Out):
-    documents: list[DocumentOut]
+    documents: list[DocumentVectorOut] | list[DocumentOut]
     next: str | None
     """Give it as `after` to get the next page; null on the last."""
 
@@ -255,7 +260,7 @@ class ProgressOut(_Out):
 class JobOut(_Out):
     id: str
     type: str
-    """ingest, reembed, rebuild, evaluate or index_metadata."""
+    """ingest, reembed, rebuild, compact, evaluate, index_metadata or backup."""
     status: Literal["waiting", "running", "paused", "done", "failed", "cancelled"]
     stage: str
     """What it does, or what it waits for; of a rebuild: sampling, training, filling, measuring."""

@@ -37,6 +37,11 @@ Vector = Annotated[Float32, _Wire]
 """(dim,) float32, not checked: the service knows the dimension, and refuses what isn't finite."""
 
 
+def encoded(vector: Float32) -> str:
+    """Return a vector, (dim,), as base64 of little-endian float32."""
+    return binascii.b2a_base64(vector.astype("<f4").tobytes(), newline=False).decode("ascii")
+
+
 def _read(value: Any, numbers: core_schema.ValidatorFunctionWrapHandler) -> Float32:
     """Pack a vector as soon as it is read: a batch of Python floats takes six times the memory."""
     if isinstance(value, str):

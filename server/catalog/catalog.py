@@ -7,13 +7,14 @@ is a tombstone.
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.catalog.copying import copy_catalog
 from server.catalog.database import Database
 from server.catalog.filtering import Filtering
 from server.catalog.fulltext import FullText
@@ -158,6 +159,21 @@ class Catalog:
             connection.execute("UPDATE generations SET n_rows = ? WHERE number = ?", (row, generation))
         return np.array(unused, np.int64)
 
+    def copy_passages(self, generation: int, into: int, rows: NDArray[np.int64], first_row: int) -> None:
+        """Commit those passages of `rows` that are still there in another generation too, its rows from first_row on.
+
+        A row whose passage is gone leaves a row without one.
+        """
+        with self._database.transaction() as connection:
+            connection.executemany(
+                'INSERT INTO passages SELECT ?, ?, document, start, "end", checksum, 0 FROM passages '
+                "WHERE generation = ? AND row = ?",
+                [(into, new, generation, row) for new, row in enumerate(rows.tolist(), first_row)],
+            )
+            connection.execute(
+                "UPDATE generations SET n_rows = ? WHERE number = ?", (first_row + len(rows), into)
+            )
+
     def mark_damaged(self, generation: int, rows: Sequence[int]) -> None:
         """Commit that these rows are lost, so that a later start knows it without checking all of them."""
         with self._database.transaction() as connection:
@@ -184,13 +200,13 @@ class Catalog:
 
     # Reading
 
-    def live_rows(self, generation: int) -> LiveRows:
-        """Return the committed rows that have a passage, sorted."""
+    def live_rows(self, generation: int, after: int = -1, limit: int = -1) -> LiveRows:
+        """Return the committed rows behind `after` that have a passage, sorted; at most `limit` if that isn't -1."""
         with self._database.reading() as connection:
             cursor = connection.execute(
-                "SELECT row, checksum, damaged FROM passages WHERE generation = ?1 "
-                "AND row < (SELECT n_rows FROM generations WHERE number = ?1) ORDER BY row",
-                (generation,),
+                "SELECT row, checksum, damaged FROM passages WHERE generation = ?1 AND row > ?2 "
+                "AND row < (SELECT n_rows FROM generations WHERE number = ?1) ORDER BY row LIMIT ?3",
+                (generation, after, limit),
             )
             found = np.fromiter(cursor, np.dtype((np.int64, 3)))  # (n, 3)
         return LiveRows(
@@ -293,6 +309,16 @@ class Catalog:
             ).fetchall()
         return [row for (row,) in found]
 
+    def vector_rows(self, generation: int, numbers: Sequence[int], only_brought: bool) -> dict[int, int]:
+        """Return the row of each of those documents that has one passage; of those alone whose clients brought it."""
+        found = self._database.select_in(
+            "SELECT document, min(row) FROM passages JOIN documents ON document = number "
+            "WHERE generation = ? AND own_vector >= ? AND document IN ({}) GROUP BY document HAVING count(*) = 1",
+            (generation, int(only_brought)),
+            numbers,
+        )
+        return dict(found)
+
     def id_of(self, number: int) -> str:
         """Return the id of a document by its number; empty if it is gone."""
         with self._database.reading() as connection:
@@ -312,6 +338,10 @@ class Catalog:
                 f"SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM passages WHERE generation = {CURRENT})"
             ).fetchone()
         return found[0], found[1]
+
+    def copy(self, into: Path, stop: Callable[[], bool]) -> bool:
+        """Write a copy for a backup, as copy_catalog says; False if stopped."""
+        return copy_catalog(self._database, into, stop)
 
     def problems(self) -> list[str]:
         """Return what SQLite's own checks and ours find wrong inside the catalog; empty if nothing."""

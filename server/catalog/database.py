@@ -17,6 +17,7 @@ from server.catalog.words import register
 from server.errors import CatalogDamagedError, FormatError
 
 N_READERS = 8  # connections kept for reading; more threads than that wait for one, microseconds each
+STEPS = 10_000  # of SQLite's virtual machine between two looks whether a copy is still wanted: a few ms
 MAX_VARIABLES = 900  # below SQLITE_MAX_VARIABLE_NUMBER of every build (999 before SQLite 3.32)
 
 
@@ -95,21 +96,9 @@ class Database:
                     "UPDATE meta SET value = ? WHERE key = 'format_version'", (FORMAT_VERSION,)
                 )
 
-    @contextlib.contextmanager
-    def named_errors(self) -> Iterator[None]:
+    def named_errors(self) -> contextlib.AbstractContextManager[None]:
         """Turn SQLite's errors into ours."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            code = getattr(error, "sqlite_errorcode", None) or 0
-            primary = code & 0xFF
-            if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
-                raise DiskFullError(f"no room left on the disk for {self.path}") from error
-            if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise CatalogDamagedError(f"{self.path} is damaged: {error}") from error
-            if isinstance(error, sqlite3.OperationalError):
-                raise StorageError(f"{self.path}: {error}") from error
-            raise
+        return named_errors(self.path)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -150,9 +139,46 @@ class Database:
                 marks = ",".join("?" * len(part))
                 yield from connection.execute(statement.format(marks), (*before, *part))
 
+    def copy(self, into: Path, stop: Callable[[], bool]) -> bool:
+        """Write the catalog, as it is at one moment, into a new file, without its free pages; False if stopped.
+
+        Others read and write meanwhile: it is one long read. Not durable.
+        """
+        connection = self._connect()
+        try:
+            with self.named_errors():
+                connection.set_progress_handler(stop, STEPS)
+                connection.execute("VACUUM INTO ?", (str(into),))
+        except DiskFullError as error:
+            raise DiskFullError(f"no room left on the disk for {into}") from error
+        except StorageError:
+            if stop():
+                return False
+            raise
+        finally:
+            connection.close()
+        return True
+
     def close(self) -> None:
         """Close every connection; a second call does nothing."""
         readers = getattr(self, "_readers", None)
         while readers is not None and not readers.empty():
             readers.get().close()
         self._writer.close()  # the last connection to close folds the WAL into the file
+
+
+@contextlib.contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors inside the block into ours, with the file in the text."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", None) or 0
+        primary = code & 0xFF
+        if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+            raise DiskFullError(f"no room left on the disk for {path}") from error
+        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise CatalogDamagedError(f"{path} is damaged: {error}") from error
+        if isinstance(error, sqlite3.OperationalError):
+            raise StorageError(f"{path}: {error}") from error
+        raise

@@ -75,6 +75,37 @@ class Generations:
             )
         return Generation(number, fingerprint, dim, vector_dtype, 0)
 
+    def prepare_successor(self) -> Generation:
+        """Add a generation without rows that is to take the current one's place, made by the same model.
+
+        Until it does so it is the leftover; from then on the one before is.
+        """
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO generations SELECT (SELECT max(number) + 1 FROM generations), fingerprint, dim, "
+                "vector_dtype, 0, encoder, replaces, NULL FROM generations "
+                "WHERE number = (SELECT value FROM meta WHERE key = 'generation')"
+            )
+            connection.execute("INSERT OR REPLACE INTO meta SELECT 'leftover', max(number) FROM generations")
+            found = connection.execute(
+                f"SELECT {COLUMNS} FROM generations ORDER BY number DESC LIMIT 1"
+            ).fetchone()
+        return Generation(*found)
+
+    def succeed(self) -> None:
+        """Let the leftover take the current generation's place, and be that one the leftover: in one transaction."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE meta SET value = (SELECT sum(value) FROM meta WHERE key IN ('generation', 'leftover')) - value "
+                "WHERE key IN ('generation', 'leftover')"
+            )
+
+    def leftover(self) -> int | None:
+        """Return the number of the generation that a compaction fills, or that it has emptied; None without one."""
+        with self._database.reading() as connection:
+            found = connection.execute("SELECT value FROM meta WHERE key = 'leftover'").fetchone()
+        return found[0] if found else None
+
     def set_encoder(self, number: int, encoder: str, replaces: str) -> None:
         """Write down a generation's encoder, and what the configuration said then."""
         with self._database.transaction() as connection:
@@ -109,3 +140,4 @@ class Generations:
                 ).rowcount
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM generations WHERE number = ?", (number,))
+            connection.execute("DELETE FROM meta WHERE key = 'leftover' AND value = ?", (number,))

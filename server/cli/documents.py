@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +27,8 @@ from server.progress import progress
 
 if TYPE_CHECKING:
     from server.client import SearchAnswer
+    from server.incoming import Document, OnSkip, Skips
+    from server.readers import Found
 
 
 @app.command(
@@ -63,29 +66,49 @@ def ingest(
     A file's path is its document's id. Run it again whenever something changed: what is unchanged is skipped,
     what changed is replaced.
     """
-    from server.incoming import Skipped, Skips
+    from server.incoming import Skips
     from server.readers import count_documents, find_sources, read_sources
+
+    skips = Skips()
+    found = find_sources(paths, skips.add, base)
+    if not found.sources:
+        typer.echo("There is nothing to ingest.")
+        echo(skipped_lines(skips, None, found))
+        raise typer.Exit(INCOMPLETE)
+    raise typer.Exit(
+        sent(
+            lambda on_skip: read_sources(found.sources, on_skip),
+            count_documents(found.sources), skips, found, not no_wait, url, api_key,
+        )
+    )  # fmt: skip
+
+
+def sent(
+    read: Callable[["OnSkip"], Iterator["Document"]],
+    total: int | None,
+    skips: "Skips",
+    found: "Found | None",
+    wait: bool,
+    url: str,
+    api_key: str,
+) -> int:
+    """Send documents to a server and say what became of them; return the exit code."""
+    from server.incoming import Skipped
     from server.uploading import IngestReport, follow
     from server.uploading import ingest as send
 
-    skips, report = Skips(), IngestReport()
-    found = find_sources(paths, skips.add, base)
+    report = IngestReport()
     started = time.monotonic()
     code = 0
-    if not found.sources:
-        typer.echo("There is nothing to ingest.")
-        echo(skipped_lines(skips, report, found))
-        raise typer.Exit(INCOMPLETE)
     try:
-        with connected(url, api_key) as client, progress(count_documents(found.sources)) as on_done:
+        with connected(url, api_key) as client, progress(total) as on_done:
 
             def on_skip(skipped: Skipped) -> None:
                 skips.add(skipped)
                 on_done(1)
 
-            read = read_sources(found.sources, on_skip)
-            send(client, read, report, on_done, wait_for_server, wait=not no_wait)
-            if not no_wait:
+            send(client, read(on_skip), report, on_done, wait_for_server, wait=wait)
+            if wait:
                 follow(client, report, on_done, wait_for_server, tell_why_it_waits)
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -95,7 +118,7 @@ def ingest(
     if report.stored or report.accepted or code != FAILED:
         echo(stored_lines(report, time.monotonic() - started))
         echo(skipped_lines(skips, report, found))
-    raise typer.Exit(code or (INCOMPLETE if skips.count or report.refused.count else 0))
+    return code or (INCOMPLETE if skips.count or report.refused.count else 0)
 
 
 def tell_why_it_waits(why: str) -> None:

@@ -1,8 +1,8 @@
-"""`twopass rebuild` and `twopass plan`: the first pass, made anew or foreseen."""
+"""`twopass rebuild`, `twopass compact` and `twopass plan`: the index, made anew, made smaller or foreseen."""
 
 import json
 import time
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,8 +19,11 @@ from server.cli.sharing import (
     echo,
     fail,
 )
-from server.printing import job_lines, plan_lines, trial_lines
+from server.printing import compaction_lines, job_lines, plan_lines, trial_lines
 from server.progress import work_progress
+
+if TYPE_CHECKING:
+    from server.client import Client, JobAnswer
 
 JOB_POLL_S = 0.25  # between two looks at a job
 
@@ -58,23 +61,58 @@ def rebuild(
     itself.
     """
     given = {"order": order, "codec": codec, "kind": kind, "prefix_dim": prefix_dim}
-    try:
-        with connected(url, api_key) as client:
-            job = client.rebuild({name: value for name, value in given.items() if value is not None})
-            if wait:
-                with work_progress() as on_progress:
-                    while job["status"] in ("waiting", "running"):
-                        on_progress(job["stage"], job["progress"]["done"], job["progress"]["total"])
-                        time.sleep(JOB_POLL_S)
-                        job = client.job(job["id"])
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. The server goes on with it.")
-        raise typer.Exit(INTERRUPTED) from None
+    with connected(url, api_key) as client:
+        job = client.rebuild({name: value for name, value in given.items() if value is not None})
+        if wait:
+            job = ended(client, job)
     if as_json:
         typer.echo(json.dumps(job, ensure_ascii=False))
     else:
         echo(job_lines(job))
     raise typer.Exit(INCOMPLETE if job["status"] in ("failed", "cancelled") else 0)
+
+
+@app.command(
+    short_help="Give back the room of deleted and replaced documents.",
+    epilog="""\b
+Example
+  twopass compact --wait
+
+Exit code: 0 if it was begun, with --wait if it is done, 1 if it failed, 2 if the server could not be reached or
+refused, 130 after Ctrl-C.""",
+)
+def compact(
+    wait: Annotated[bool, typer.Option("--wait", help="Show how far it is, until it ends.")] = False,
+    as_json: AsJson = False,
+    url: Url = LOCAL_SERVER,
+    api_key: ApiKey = "",
+) -> None:
+    """Drop the vectors of deleted and replaced documents now.
+
+    The server does it by itself where they are many: index.compact_share. Searches and ingest go on; it takes the disk
+    room of what is kept once more.
+    """
+    with connected(url, api_key) as client:
+        job = ended(client, client.compact()) if wait else client.compact()
+    if as_json:
+        typer.echo(json.dumps(job, ensure_ascii=False))
+    else:
+        echo(compaction_lines(job))
+    raise typer.Exit(INCOMPLETE if job["status"] in ("failed", "cancelled") else 0)
+
+
+def ended(client: "Client", job: "JobAnswer") -> "JobAnswer":
+    """Show how far a job is, until it ends; return it as it is then."""
+    try:
+        with work_progress() as on_progress:
+            while job["status"] in ("waiting", "running"):
+                on_progress(job["stage"], job["progress"]["done"], job["progress"]["total"])
+                time.sleep(JOB_POLL_S)
+                job = client.job(job["id"])
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The server goes on with it.")
+        raise typer.Exit(INTERRUPTED) from None
+    return job
 
 
 @app.command(

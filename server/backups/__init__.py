@@ -1,0 +1,1 @@
+"""Backups: one archive with texts, metadata and vectors as they were at one moment."""
