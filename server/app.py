@@ -33,6 +33,7 @@ from server.encoders.loading import load_encoder
 from server.errors import CatalogDamagedError, ModelChangedError, ServiceError, StartupError, answer_for
 from server.logs import start_logging
 from server.memory import keep_memory_small
+from server.metrics import Metrics
 from server.records import Generation
 from server.reembedding import encoder_in_force, identity
 from server.settings import EncoderSettings, Settings, SettingsError
@@ -43,10 +44,11 @@ BACKLOG = 2048  # connections that may wait to be taken; uvicorn's own default
 
 def create_app(settings: Settings, collection: Collection) -> FastAPI:
     """Build the HTTP application around an open collection."""
+    metrics = Metrics(collection)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.running = Running(collection, settings)  # its threads answer to the event loop
+        app.state.running = Running(collection, settings, metrics)  # its threads answer to the event loop
         try:
             yield
         finally:
@@ -82,7 +84,12 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
         SearchesIn,
     )
     add_error_handlers(app)
-    app.add_middleware(Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes)
+    app.add_middleware(
+        Requests,
+        api_key=settings.server.api_key,
+        body_limit_bytes=settings.limits.body_bytes,
+        metrics=metrics,
+    )
     return app
 
 
