@@ -1,5 +1,10 @@
-# twopass with CPU torch and its default model inside. It needs /data writable and, where the root file system is
-# read-only, a tmpfs at /tmp.
+# Two images of twopass, each with its default model exported inside, so that nothing is exported at a first start:
+#
+#   docker build -t twopass .                       full: with CPU torch, for models of the hub and plots
+#   docker build -t twopass:slim --target slim .    without torch: the default model, models exported elsewhere, or
+#                                                   another program as encoder
+#
+# Both need /data writable and, where the root file system is read-only, a tmpfs at /tmp.
 
 FROM python:3.11-slim-bookworm AS builder
 WORKDIR /build
@@ -23,14 +28,29 @@ COPY index index
 COPY server server
 RUN pip --python /opt/twopass/bin/python3 install --no-deps --no-build-isolation --prefix /project . \
     && PYTHONPATH=/project/lib/python3.11/site-packages pip --python /opt/twopass/bin/python3 check
+# The default model's ONNX file, compared with torch here. A server looks for it below its environment's share/; it
+# makes folders for itself alone, and these are for everybody.
+RUN PYTHONPATH=/project/lib/python3.11/site-packages /opt/twopass/bin/python3 -m server.cli \
+        models export bundled --data-dir /export/share/twopass \
+    && rm /export/share/twopass/models/exporting.lock \
+    && chmod -R a+rX /export
 
-FROM python:3.11-slim-bookworm
+FROM python:3.11-slim-bookworm AS slim-builder
+WORKDIR /build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python3 -m venv --without-pip /opt/twopass
+COPY requirements-run.lock docker/slim_lock.py ./
+RUN python3 slim_lock.py requirements-run.lock >requirements-slim.lock \
+    && pip --python /opt/twopass/bin/python3 install --no-deps --require-hashes -r requirements-slim.lock \
+    && cd /opt/twopass/lib/python3.11/site-packages \
+    && rm -r onnxruntime/transformers onnxruntime/quantization onnxruntime/tools \
+    && find numpy -type d -name tests -prune -exec rm -r {} +
+
+FROM python:3.11-slim-bookworm AS runtime
 # A fixed number, so that a folder of the host's can be handed to it: chown 10001:10001 FOLDER.
 RUN groupadd --gid 10001 twopass \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin twopass \
     && install -d -o twopass -g twopass /data
-COPY --from=builder /opt/twopass /opt/twopass
-COPY --from=builder /project /opt/twopass
 COPY docker/healthcheck.py /opt/twopass/healthcheck.py
 ENV PATH=/opt/twopass/bin:$PATH \
     HOME=/tmp \
@@ -47,3 +67,13 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python3", "-I", "-S", "/opt/twopass/healthcheck.py"]
 ENTRYPOINT ["twopass"]
 CMD ["serve"]
+
+FROM runtime AS slim
+COPY --from=slim-builder /opt/twopass /opt/twopass
+COPY --from=builder /export /opt/twopass
+COPY --from=builder /project /opt/twopass
+
+FROM runtime AS full
+COPY --from=builder /opt/twopass /opt/twopass
+COPY --from=builder /export /opt/twopass
+COPY --from=builder /project /opt/twopass

@@ -45,6 +45,7 @@ from server.encoders.loading import load_encoder
 from server.errors import CatalogDamagedError, ModelChangedError, ServiceError, StartupError, answer_for
 from server.logs import start_logging
 from server.memory import keep_memory_small
+from server.metrics import Metrics
 from server.records import Generation
 from server.reembedding import encoder_in_force, identity
 from server.settings import EncoderSettings, Settings, SettingsError
@@ -55,10 +56,11 @@ BACKLOG = 2048  # connections that may wait to be taken; uvicorn's own default
 
 def create_app(settings: Settings, collection: Collection) -> FastAPI:
     """Build the HTTP application around an open collection."""
+    metrics = Metrics(collection)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.running = Running(collection, settings)  # its threads answer to the event loop
+        app.state.running = Running(collection, settings, metrics)  # its threads answer to the event loop
         try:
             yield
         finally:
@@ -94,7 +96,12 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
     )
     web.add_pages(app)
     add_error_handlers(app)
-    app.add_middleware(Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes)
+    app.add_middleware(
+        Requests,
+        api_key=settings.server.api_key,
+        body_limit_bytes=settings.limits.body_bytes,
+        metrics=metrics,
+    )
     return app
 
 

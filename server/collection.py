@@ -6,7 +6,7 @@ Knows no HTTP and no rows' files: storing and searching is the store's, encoding
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ from server.records import Document
 from server.reembedding import LoadEncoder, Reembedding, Workshop
 from server.searches import Answer, Query
 from server.settings import Settings
-from server.store import LocalStore
+from server.store import LocalStore, file_sizes
 
 DRIFT_ROWS = 4  # stored vectors that are compared at start with what a program elsewhere makes now
 DELETED_AT_ONCE = 1000  # documents, in one transaction
@@ -75,6 +75,7 @@ class Collection:
         self._repair: threading.Thread | None = None
         self._swapping = threading.Lock()
         self.metadata_indexes = MetadataIndexes(store.catalog, self.jobs, settings.index.metadata_indexes)
+        self._search_listeners: list[Callable[[Sequence[Query], Sequence[Answer]], None]] = []
         self.gauge = Gauge(self._using, settings.index)
         self.evaluating = Evaluating(self.jobs, self._using, settings.index)
         self.snapshots = Snapshots(settings.data_dir / SNAPSHOTS, store.catalog, self.jobs)
@@ -141,7 +142,14 @@ class Collection:
     def search(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer searches, encoding their texts together. See Searches.search."""
         with self._using() as live:
-            return live.searches.search(queries)
+            answers = live.searches.search(queries)
+        for listener in self._search_listeners:
+            listener(queries, answers)
+        return answers
+
+    def on_search(self, listener: Callable[[Sequence[Query], Sequence[Answer]], None]) -> None:
+        """Have `listener` called, in the thread of the search, with searches that were answered together."""
+        self._search_listeners.append(listener)
 
     def rebuild(self, wishes: RebuildWishes) -> Job:
         """Have the first pass made anew; returns at once. What isn't wished for is as the settings say."""
@@ -230,7 +238,7 @@ class Collection:
             },
             "disk": None if self._live.upkeep.disk is None else vars(self._live.upkeep.disk),
             "wave_rows": store.index.wave_rows,
-            "disk_bytes": {each.name: each.stat().st_size for each in sorted(store.folder.iterdir())},
+            "disk_bytes": file_sizes(store.folder),
             "gauge": self.gauge.told(),
             "damage": self.damage(),
         }

@@ -172,6 +172,10 @@ ANSWERS: dict[type[Exception], Answer] = {
     encoder_errors.ExportFailed: Answer(
         424, "export_failed", "The model can't be exported", "Set TWOPASS_ENCODER__BACKEND=torch: no export is needed."
     ),
+    encoder_errors.TorchMissing: Answer(
+        424, "torch_missing", "The model needs torch, which isn't installed",
+        "Use the full image, or a model that was exported elsewhere: twopass models export NAME",
+    ),
     encoder_errors.EncodingStopped: Answer(
         503, "shutting_down", "The server is shutting down",
         "Nothing of this request was stored. Send it again when the server is back.",

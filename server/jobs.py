@@ -17,6 +17,7 @@ from server.records import InboxDocument, SavedJob
 
 MAX_KEPT = 100  # ended jobs that are remembered
 ENDED = ("done", "failed", "cancelled")
+STATUSES = ("waiting", "running", "paused", *ENDED)
 UNITS = {"ingest": "documents", "reembed": "documents"}  # of the other types: rows
 LOOK_S = 0.2  # how soon a job that stands still notices that the server stops: nobody wakes it for that
 
@@ -29,7 +30,7 @@ class Job:
 
     type: str
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    status: str = "waiting"  # waiting, running, paused, done, failed, cancelled
+    status: str = "waiting"  # one of STATUSES
     stage: str = ""
     done: int = 0
     total: int = 0

@@ -241,7 +241,8 @@ class Reembedding:
             self._fail(job, f"unforeseen: {type(error).__name__}")
         if job.status != "done":  # the switch has saved that itself
             self._w.jobs.save(job)
-        log.info("re-embedding ended", status=job.status, detail=job.error)
+        # Why it failed is told by GET /jobs/{id}: it can name documents, or quote another program.
+        log.info("re-embedding ended", job=job.id, status=job.status)
 
     def _fail(self, job: Job, error: str) -> None:
         """What was encoded stays: beginning again with the same model goes on from there."""

@@ -368,6 +368,15 @@ def delete_files(folder: Path, generation: int) -> None:
         path.unlink(missing_ok=True)
 
 
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file by name; one that a rebuild deletes meanwhile is left out."""
+    sizes = {}
+    for path in sorted(folder.iterdir()):
+        with contextlib.suppress(FileNotFoundError):
+            sizes[path.name] = path.stat().st_size
+    return sizes
+
+
 def shape_of(generation: Generation, prefix_dim: int) -> Shape:
     """Return the index's shape for a generation."""
     return Shape(generation.number, generation.dim, prefix_dim, generation.vector_dtype)

@@ -133,7 +133,11 @@ def environment(data_dir: Path, **settings: object) -> dict[str, str]:
 
 @contextlib.contextmanager
 def serving(
-    data_dir: Path, program: tuple[str, ...] = ("-m", "server.cli"), export: bool = True, **settings: object
+    data_dir: Path,
+    program: tuple[str, ...] = ("-m", "server.cli"),
+    export: bool = True,
+    python: str | Path = sys.executable,
+    **settings: object,
 ) -> Iterator[Server]:
     """Run the real server in a process of its own on a free port; stop it at the end if it still runs.
 
@@ -142,7 +146,7 @@ def serving(
     if settings.get("encoder__model", "bundled") == "bundled" and export:
         lend_export(data_dir)
     process = subprocess.Popen(
-        [sys.executable, *program, "serve"],
+        [python, *program, "serve"],
         env=environment(data_dir, **settings),
         cwd=ROOT,
         stderr=subprocess.PIPE,

@@ -28,6 +28,7 @@ ROOMS = {
     "fastapi": ("server/app.py", "server/api/"),
     "starlette": ("server/app.py", "server/api/"),
     "uvicorn": {"server/app.py"},
+    "prometheus_client": {"server/metrics.py", "server/readings.py"},
     "typer": "server/cli/",
     "matplotlib": {"server/models/plot.py", "server/recall_plot.py"},
 }

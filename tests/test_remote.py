@@ -342,13 +342,14 @@ def test_after_all_tries_the_program_is_down_until_it_answers(load, program):
     encoder = load(retries=2)
     program.script = lambda texts: Reply(500, {"error": "oh"})
     with capture_logs() as logs:
-        for _ in range(2):
+        for _ in range(2):  # the other program's own words can quote a text: for who sent it, not for the log
             with pytest.raises(RemoteEncoderDown, match="answered 500: oh") as caught:
                 encoder.encode_documents(["boat"])
         assert encoder.is_down
         program.script = lambda texts: None
         encoder.encode_documents(["boat"])
     assert "ollama serve" in caught.value.hint
+    assert logs[0]["why"] == "answered 500"
     assert len(program.requests) == 3 + 3 + 1
     assert not encoder.is_down
     assert [entry["event"] for entry in logs] == [

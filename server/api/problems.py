@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from server.errors import ANSWERS, RETRY_AFTER_S, Answer, InputError, answer_for, problem
 
@@ -30,17 +31,32 @@ BY_STATUS = {
 }
 
 
+class ProblemResponse(JSONResponse):
+    """An error. It leaves its code in the request's state, for those who count and log requests."""
+
+    media_type = PROBLEM_JSON
+
+    def __init__(self, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        super().__init__(body, body["status"], headers)
+        self.code: str = body["code"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        scope["state"]["code"] = self.code
+        await super().__call__(scope, receive, send)
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Make the app answer every error in our shape."""
 
-    async def ours(request: Request, error: Exception) -> JSONResponse:
+    async def ours(request: Request, error: Exception) -> ProblemResponse:
         return problem_response(error, request.state.request_id, request.url.path)
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> ProblemResponse:
         assert isinstance(error, RequestValidationError)
         return _invalid(request, error.errors())
 
-    async def framework(request: Request, error: Exception) -> JSONResponse:
+    async def framework(request: Request, error: Exception) -> ProblemResponse:
         assert isinstance(error, HTTPException)
         answer = BY_STATUS.get(error.status_code) or Answer(
             error.status_code, "http_error", error.detail, "Check the request."
@@ -59,17 +75,17 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, framework)
 
 
-def answered(body: dict[str, Any], path: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def answered(body: dict[str, Any], path: str, headers: dict[str, str] | None = None) -> ProblemResponse:
     """The problem as an answer; under /v1 once more as `error`, which is all that OpenAI's clients read."""
     status = body["status"]
     if path.startswith("/v1/"):
         kind = "server_error" if status >= 500 else "invalid_request_error"
         told = {"message": body["detail"], "type": kind, "param": body.get("where"), "code": body["code"]}
         body = {**body, "error": told}
-    return JSONResponse(body, status, headers=headers, media_type=PROBLEM_JSON)
+    return ProblemResponse(body, headers)
 
 
-def problem_response(error: Exception, request_id: str, path: str) -> JSONResponse:
+def problem_response(error: Exception, request_id: str, path: str) -> ProblemResponse:
     """Answer one of our own errors."""
     answer = answer_for(error)
     assert answer is not None
@@ -83,7 +99,7 @@ def problem_response(error: Exception, request_id: str, path: str) -> JSONRespon
     return answered(body, path, headers)
 
 
-def _invalid(request: Request, findings: Sequence[Any]) -> JSONResponse:
+def _invalid(request: Request, findings: Sequence[Any]) -> ProblemResponse:
     """Answer pydantic's findings: which field, where, why."""
     request_id = request.state.request_id
     first = findings[0]

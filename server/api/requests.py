@@ -15,9 +15,12 @@ from server.api.problems import answered, problem_response
 from server.auth import check_key, is_open
 from server.errors import ANSWERS, ServiceError, TooLargeError, UnauthorizedError, problem
 from server.memory import LARGE_BYTES, give_back
+from server.metrics import Metrics
 
 HUNG_UP = 499
 """In the log, as nginx has it: the client closed the connection before it had sent its whole request."""
+
+METRICS = "/metrics"  # asked every few seconds by a machine, as health routes are: logged at level debug only
 
 ACCEPTABLE_ID = re.compile(rb"[!-~]{1,128}")
 
@@ -25,8 +28,9 @@ ACCEPTABLE_ID = re.compile(rb"[!-~]{1,128}")
 class Requests:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, api_key: SecretStr, body_limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, api_key: SecretStr, body_limit_bytes: int, metrics: Metrics) -> None:
         self.app = app
+        self.metrics = metrics
         self.api_key = api_key
         self.body_limit_bytes = body_limit_bytes
         self._log = structlog.get_logger().bind()  # bound once: each time takes 5 µs
@@ -40,7 +44,8 @@ class Requests:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if ACCEPTABLE_ID.fullmatch(given) else os.urandom(16).hex()
         body = Body(receive, headers, self.body_limit_bytes)
-        scope.setdefault("state", {}).update(request_id=request_id, body=body)
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, body=body)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -62,14 +67,20 @@ class Requests:
             if not status:
                 content = problem(ANSWERS[ServiceError], "something went wrong inside twopass", request_id)
                 await answered(content, scope["path"])(scope, receive, send_with_id)
-        tell = self._log.debug if is_open(scope["path"]) else self._log.info  # probes: every few seconds
+        seconds = time.perf_counter() - started
+        route = getattr(scope.get("route"), "path", None)  # the template: paths hold people's file names
+        code = state.get("code")
+        self.metrics.answered(scope["method"], route, status, seconds, code)
+        is_quiet = is_open(scope["path"]) or scope["path"] == METRICS
+        tell = self._log.debug if is_quiet else self._log.info
         tell(
             "request",
             method=scope["method"],
-            route=getattr(scope.get("route"), "path", None),  # the template: paths hold people's file names
+            route=route,
             status=status,
-            ms=round((time.perf_counter() - started) * 1000, 1),
+            ms=round(seconds * 1000, 1),
             request_id=request_id,
+            **({} if code is None else {"code": code}),
         )
         if body.n_bytes > LARGE_BYTES:
             await to_thread.run_sync(give_back)

@@ -1,14 +1,17 @@
-"""Routes that tell how the server is: /stats, /info and the health routes."""
+"""Routes that tell how the server is: /stats, /info, /metrics and the health routes."""
 
 from typing import Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 
 from server import __version__
 from server.api.answers import answer
 from server.api.routes import Route
 from server.api.threads import Service
 from server.errors import StoppingError
+from server.metrics import MEDIA_TYPE
 
 router = APIRouter(tags=["status"], route_class=Route)
 
@@ -23,6 +26,12 @@ async def stats(service: Service) -> Response:
 async def info(service: Service) -> Response:
     """What this server is: version, model, vectors, limits."""
     return answer({"name": "twopass", "version": __version__, **service.collection.info()})
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(service: Service) -> Response:
+    """Counts, sizes and times, for Prometheus. Answered however many searches wait."""
+    return Response(await to_thread.run_sync(service.metrics.told), media_type=MEDIA_TYPE)
 
 
 @router.get("/livez", response_model=dict[str, str])

@@ -17,6 +17,7 @@ from fastapi import Depends, Request
 
 from server.collection import Collection
 from server.errors import BusyError
+from server.metrics import Metrics
 from server.settings import Settings
 
 INGEST_THREADS = 4
@@ -32,9 +33,10 @@ _Call = tuple["asyncio.Future[Any]", Callable[[], Any]]
 class Running:
     """The collection behind the routes, and the threads to call it in. Made inside the event loop."""
 
-    def __init__(self, collection: Collection, settings: Settings) -> None:
+    def __init__(self, collection: Collection, settings: Settings, metrics: Metrics) -> None:
         self.collection = collection
         self.settings = settings
+        self.metrics = metrics
         self._most_waiting = settings.limits.waiting_requests
         self._ingest = CapacityLimiter(INGEST_THREADS)
         self._n_ingests = 0  # running and waiting

@@ -19,6 +19,7 @@ from server.cli.sharing import (
     ApiKey,
     AsJson,
     Url,
+    check_plots,
     connected,
     echo,
     fail,
@@ -68,6 +69,8 @@ def evaluate(
     """
     if plot is not None and quality:
         fail("--plot draws recall, which --quality doesn't measure.", "Leave one of the two out.", FAILED)
+    if plot is not None:
+        check_plots()
     job: JobAnswer | None = None
     with connected(url, api_key) as client:
         try:

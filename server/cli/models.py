@@ -15,7 +15,17 @@ import typer
 from rich.console import Console
 
 from server.cli.app import app
-from server.cli.sharing import FAILED, INCOMPLETE, INTERRUPTED, AsJson, Config, DataDir, echo, fail
+from server.cli.sharing import (
+    FAILED,
+    INCOMPLETE,
+    INTERRUPTED,
+    AsJson,
+    Config,
+    DataDir,
+    check_plots,
+    echo,
+    fail,
+)
 from server.progress import download_progress, work_progress
 
 if TYPE_CHECKING:
@@ -138,6 +148,32 @@ def pull(name: Name, config: Config = None, data_dir: DataDir = None, as_json: A
 
 
 @models.command(
+    short_help="Make the file that serves a model, for a machine without torch.",
+    epilog="""\b
+Example
+  twopass models export nomic-ai/nomic-embed-text-v1.5 --data-dir data
+
+Exit code: 0 if it is there and runs, 2 if it could not be made.""",
+)
+def export(name: Name, config: Config = None, data_dir: DataDir = None) -> None:
+    """Export a model for ONNX Runtime into the data directory, as its first start would.
+
+    An installation without torch, as the slim image is, can't do that itself: copy the data directory's folder models
+    there. encoder.precision says whether it is made as float32 or int8.
+    """
+    from server.encoders.loading import load_model
+    from server.logs import start_logging
+
+    with _named_errors():
+        settings = _settings_for(name, config, data_dir)
+        start_logging(settings.log)
+        encoder = settings.encoder.model_copy(update={"backend": "onnx"})  # never torch in its place
+        model = load_model(encoder, settings.data_dir / "models")
+        model.close()
+    echo([f"{name} is exported as {encoder.precision}, below {settings.data_dir / 'models' / 'onnx'}"])
+
+
+@models.command(
     short_help="Measure a model on your own texts.",
     epilog="""\b
 Examples
@@ -181,6 +217,8 @@ def certify(
     from server.models.shelf import look_up
     from server.models.telling import certificate_lines
 
+    if plot is not None:
+        check_plots()
     skips = Skips()
     try:
         with _named_errors():

@@ -1,6 +1,7 @@
 """What the commands share: options, exit codes, how they speak to people and to a server."""
 
 import contextlib
+import importlib.util
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -55,6 +56,16 @@ def fail(message: str, hint: str, code: int) -> NoReturn:
     if hint:
         typer.echo(hint, err=True)
     raise typer.Exit(code)
+
+
+def check_plots() -> None:
+    """End at once, rather than after the measurement, where plots can't be drawn: the slim image lacks matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        fail(
+            "matplotlib, which draws plots, isn't installed",
+            "Leave --plot out, or use the full image.",
+            FAILED,
+        )
 
 
 def wait_for_server(seconds: float) -> None:

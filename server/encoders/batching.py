@@ -159,6 +159,11 @@ class EncodingQueue:
             self._changed.notify()
         return job.done
 
+    @property
+    def n_waiting(self) -> int:
+        """Batches in line, those at work not counted."""
+        return len(self._line)
+
     def close(self) -> None:
         """Let the batches at work finish, turn away those that wait, and end the threads."""
         with self._changed:

@@ -78,6 +78,11 @@ class Encoder(Protocol):
         ...
 
     @property
+    def n_waiting(self) -> int:
+        """Batches that wait for the model; 0 where a program elsewhere encodes, since each batch is sent at once."""
+        ...
+
+    @property
     def is_down(self) -> bool:
         """Whether a program elsewhere encodes, and didn't answer when it was last asked."""
         ...

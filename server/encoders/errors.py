@@ -40,6 +40,10 @@ class ExportFailed(EncoderError):
     """The model can't be made into an ONNX file, or that file's vectors are others than the model's own."""
 
 
+class TorchMissing(EncoderError):
+    """The model needs torch, to be exported or to run, and this is an installation without it."""
+
+
 class EncodingStopped(EncoderError):
     """The caller's own `stop` asked for it; nothing of the call is returned."""
 

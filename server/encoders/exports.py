@@ -30,6 +30,7 @@ from server.encoders import errors
 from server.encoders.errors import ExportFailed
 from server.encoders.fingerprint import Fingerprint, Role
 from server.encoders.model_files import ModelFolder
+from server.encoders.packages import check_full
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -60,6 +61,11 @@ class Export:
     cosine_min: float
 
 
+def shipped_dir() -> Path:
+    """Return where exports lie that came with the installation, as in the container's image; there may be none."""
+    return Path(sys.prefix) / "share" / "twopass" / "models"
+
+
 def find_export(models_dir: Path, weights_sha256: str, precision: str) -> Export | None:
     """The export of a model; None if there is none, or a damaged one. Reads all of it, about 1 s a gigabyte."""
     folder = _folder(models_dir, weights_sha256, precision)
@@ -84,9 +90,11 @@ def make_export(
     has left is removed.
 
     Raises:
+        TorchMissing: that can't be done by this installation.
         ExportFailed: it can't be exported or kept, or what comes out gives other vectors.
         ModelDamaged, ModelNotFound, ModelNotSupported: the model itself can't be loaded.
     """
+    check_full(folder.name)
     log = structlog.get_logger()
     log.info("exporting the model to ONNX, once", model=folder.name, precision=precision)
     started = time.monotonic()

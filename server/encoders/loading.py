@@ -41,7 +41,7 @@ def load_encoder(
     `stored` is the fingerprint of the data there is, if any: with it, a program at a URL may be down for now.
 
     Raises:
-        ModelNotFound, ModelDamaged, ModelNotSupported, ExportFailed, EncoderUnavailable: see there.
+        ModelNotFound, ModelDamaged, ModelNotSupported, ExportFailed, TorchMissing, EncoderUnavailable: see there.
         SettingsError: the passages asked for don't suit the model.
     """
     if encoder.model == "none":
@@ -129,16 +129,18 @@ def _open_exported(
     prompts: dict[Role, str],
     models_dir: Path,
 ) -> Model[Any]:
-    """The model in ONNX Runtime, exported before or now. Raises ExportFailed."""
+    """The model in ONNX Runtime, exported before or now. Raises ExportFailed, TorchMissing."""
     from tokenizers import Tokenizer
 
-    from server.encoders.exports import find_export, make_export
+    from server.encoders.exports import find_export, make_export, shipped_dir
     from server.encoders.onnx_model import OnnxModel
     from server.encoders.tokens import TokenCounter
     from server.encoders.worker_process import WorkerProcess
 
-    export = find_export(models_dir, weights_sha256, encoder.precision) or make_export(
-        folder, weights_sha256, encoder.precision, encoder.int8_min_cosine, models_dir
+    export = (
+        find_export(models_dir, weights_sha256, encoder.precision)
+        or find_export(shipped_dir(), weights_sha256, encoder.precision)
+        or make_export(folder, weights_sha256, encoder.precision, encoder.int8_min_cosine, models_dir)
     )
     threads, lanes = threads_and_lanes(n_cores(), encoder.precision)
     process = WorkerProcess(

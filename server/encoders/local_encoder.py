@@ -91,6 +91,10 @@ class LocalEncoder:
         return self._splitter.split(text)
 
     @property
+    def n_waiting(self) -> int:
+        return self._queue.n_waiting
+
+    @property
     def is_down(self) -> bool:
         return False
 

@@ -10,6 +10,7 @@ from server.encoders.fingerprint import Fingerprint, Role
 from server.encoders.frames import Kind, pack_json, unpack_vectors
 from server.encoders.model import TextModel
 from server.encoders.model_files import ModelFolder
+from server.encoders.packages import check_full
 from server.encoders.tokens import TokenCounter
 from server.encoders.worker_process import WorkerProcess
 
@@ -37,8 +38,9 @@ def open_pipeline(folder: ModelFolder, weights_sha256: str, prompts: dict[Role, 
     """Start the process and wait until it has loaded the model: seconds, and 400 MiB for torch alone.
 
     Raises:
-        ModelDamaged, ModelNotSupported, EncoderUnavailable: see there.
+        TorchMissing, ModelDamaged, ModelNotSupported, EncoderUnavailable: see there.
     """
+    check_full(folder.name)
     process = WorkerProcess(
         {
             "runtime": "torch",

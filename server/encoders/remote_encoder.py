@@ -68,6 +68,10 @@ class RemoteEncoder:
         self._closed = threading.Event()
 
     @property
+    def n_waiting(self) -> int:
+        return 0
+
+    @property
     def is_down(self) -> bool:
         """Whether the last request found nobody who could answer."""
         return self._host.is_down

@@ -140,7 +140,7 @@ class Host:
                 wait_s = max(error.retry_after_s, _backoff_s(patience, failed))
                 may_repeat = patience.repeats_timeouts or not error.is_timeout
                 if failed >= patience.tries or not may_repeat or wait_s > patience.longest_wait_s:
-                    raise self._down(str(error)) from error
+                    raise self._down(error) from error
                 self.wait(wait_s, stop)
             else:
                 self._up()
@@ -184,13 +184,13 @@ class Host:
             with self._sockets_lock:
                 self._sockets.add(info["return_value"].get_extra_info("socket"))
 
-    def _down(self, why: str) -> RemoteEncoderDown:
+    def _down(self, error: Passing) -> RemoteEncoderDown:
         address = shown(self.address)
         if not self.is_down:
             self.is_down = True
-            self._log.warning("the program that encodes is down", url=address, why=why)
+            self._log.warning("the program that encodes is down", url=address, why=error.why)
         return RemoteEncoderDown(
-            f"the program that encodes, at {address}, {why}",
+            f"the program that encodes, at {address}, {error}",
             hint="Start it (Ollama: `ollama serve`), or correct encoder.url. If it is only slow, raise "
             "encoder.timeout_s.",
         )

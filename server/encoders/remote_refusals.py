@@ -37,10 +37,16 @@ OTHER_HINT = "Compare encoder.url, encoder.backend and encoder.model with what t
 
 
 class Passing(Exception):
-    """What may be over when asked again; `retry_after_s` is the least wait, as far as the program says."""
+    """What may be over when asked again; `retry_after_s` is the least wait, as far as the program says.
 
-    def __init__(self, why: str, retry_after_s: float = 0.0, is_timeout: bool = False) -> None:
-        super().__init__(why)
+    `said`, the program's own words, can quote a text: `why`, without them, is for the log.
+    """
+
+    def __init__(
+        self, why: str, retry_after_s: float = 0.0, is_timeout: bool = False, said: str = ""
+    ) -> None:
+        super().__init__(f"{why}: {said}" if said else why)
+        self.why = why
         self.retry_after_s = retry_after_s
         self.is_timeout = is_timeout
 
@@ -72,8 +78,7 @@ class NotThere(Exception):
 def refusal(response: httpx.Response, address: str, n_texts: int) -> Exception:
     """The error to raise for an answer with an error status."""
     status, said = response.status_code, _said(response)
-    answered = f"answered {status}" + (f": {said}" if said else "")
-    told = f"{address} {answered}"
+    told = f"{address} answered {status}" + (f": {said}" if said else "")
     if status in INPUT_STATUS:
         if "encoding_format" in said:
             return NoBase64(told)
@@ -84,7 +89,7 @@ def refusal(response: httpx.Response, address: str, n_texts: int) -> Exception:
     if NO_CREDIT.search(said):
         return RemoteEncoderRefused(told, hint="Look at the account that encoder.api_key belongs to.")
     if status >= 500 or status in AGAIN_STATUS:
-        return Passing(answered, _retry_after_s(response))
+        return Passing(f"answered {status}", _retry_after_s(response), said=said)
     refused = RemoteEncoderRefused(told, hint=HINTS.get(status, OTHER_HINT))
     return NotThere(refused) if status == 404 else refused
 
