@@ -3,8 +3,10 @@
 import contextlib
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from ipaddress import ip_address
 from types import FrameType
 
 import structlog
@@ -15,6 +17,7 @@ from index.durable import DirectoryLock, make_folder
 from index.errors import IndexFault, StorageError
 from server import __version__
 from server.api import documents, embeddings, evaluate, generations, jobs, metadata, search, status
+from server.api.cors import allow_origins
 from server.api.embedding_schemas import EmbeddingsIn
 from server.api.evaluate import EvaluateIn
 from server.api.generations import ReembedIn
@@ -22,8 +25,10 @@ from server.api.metadata import MetadataIndexIn
 from server.api.openapi import describe_models
 from server.api.problems import PROBLEM_JSON, add_error_handlers
 from server.api.requests import Requests
+from server.api.rights import Rights
 from server.api.schemas import DocumentsIn, IdsIn, Problem, RebuildIn, SearchesIn, SearchIn
 from server.api.threads import Running
+from server.auth import Keys
 from server.catalog import Catalog
 from server.collection import Collection
 from server.encoders.encoder import Encoder
@@ -31,6 +36,7 @@ from server.encoders.errors import EncoderError
 from server.encoders.fingerprint import Fingerprint
 from server.encoders.loading import load_encoder
 from server.errors import CatalogDamagedError, ModelChangedError, ServiceError, StartupError, answer_for
+from server.keys import open_keys
 from server.logs import start_logging
 from server.memory import keep_memory_small
 from server.records import Generation
@@ -41,7 +47,7 @@ from server.store import CATALOG_NAME, LocalStore
 BACKLOG = 2048  # connections that may wait to be taken; uvicorn's own default
 
 
-def create_app(settings: Settings, collection: Collection) -> FastAPI:
+def create_app(settings: Settings, collection: Collection, keys: Keys) -> FastAPI:
     """Build the HTTP application around an open collection."""
 
     @contextlib.asynccontextmanager
@@ -60,6 +66,7 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
         # The API's own pages load their scripts from a CDN: off, until they come with the package.
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # a route of ours tells it, to readers
         responses={
             "default": {
                 "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}},
@@ -82,7 +89,9 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
         SearchesIn,
     )
     add_error_handlers(app)
-    app.add_middleware(Requests, api_key=settings.server.api_key, body_limit_bytes=settings.limits.body_bytes)
+    rights = Rights(app.routes, {"/metrics"} if settings.server.open_metrics else ())
+    app.add_middleware(Requests, keys=keys, rights=rights, limits=settings.limits)
+    allow_origins(app, settings.server.cors_origins)
     return app
 
 
@@ -145,6 +154,9 @@ def serve(settings: Settings) -> int:
         listener = stack.enter_context(listen_on(settings.server.host, settings.server.port))
         try:
             collection = stack.enter_context(open_collection(settings))
+            host, port = listener.getsockname()[:2]
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            keys = open_keys(settings, not ip_address(host).is_loopback, lambda key: _show_key(key, address))
         except (IndexFault, EncoderError, ServiceError) as error:
             answer = answer_for(error)
             raise StartupError(
@@ -153,10 +165,9 @@ def serve(settings: Settings) -> int:
         except SettingsError as error:
             raise StartupError(str(error), "Correct the setting and start again.") from error
         listener.listen(BACKLOG)  # whoever connects from the log line on is answered
-        host, port = listener.getsockname()[:2]
         log.info(
             "listening",
-            url=f"http://{host}:{port}",
+            url=f"http://{address}",
             version=__version__,
             data_dir=str(settings.data_dir),
             model=settings.encoder.model,
@@ -164,13 +175,11 @@ def serve(settings: Settings) -> int:
         )
         if collection.is_degraded:
             log.warning("some stored vectors are damaged", **collection.damage())
-        if host not in ("127.0.0.1", "::1") and not settings.server.api_key.get_secret_value():
-            log.warning("reachable from other machines without a key; set TWOPASS_SERVER__API_KEY")
         for warning in collection.info()["warnings"]:
             log.warning(warning)
         server = _Server(
             uvicorn.Config(
-                create_app(settings, collection),
+                create_app(settings, collection, keys),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -181,6 +190,16 @@ def serve(settings: Settings) -> int:
         server.run(sockets=[listener])
         log.info("stopped")
     return 0
+
+
+def _show_key(key: str, address: str) -> None:
+    """Print a key that was just made; not by way of the log, which others may read and which is kept."""
+    print(
+        f"\nNo key was set for {address}, so one was made. It is shown this once:\n\n    {key}\n\n"
+        "Send it as `Authorization: Bearer <key>`. If it is lost, `twopass key --new` makes another.\n",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 class _Server(uvicorn.Server):

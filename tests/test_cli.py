@@ -21,7 +21,7 @@ from server.client import DEFAULT_URL
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
-    "serve", "ingest", "search", "rebuild", "plan", "evaluate", "reembed", "verify", "demo", "jobs", "models",
+    "serve", "ingest", "search", "rebuild", "plan", "evaluate", "reembed", "verify", "demo", "key", "jobs", "models",
 )  # fmt: skip
 
 

@@ -1,20 +1,31 @@
 """Around every request: its id, the key, one log line, and an answer even to what nobody foresaw."""
 
+import contextlib
 import os
 import re
 import time
 import traceback
+from collections.abc import Iterator, Mapping
 
 import structlog
 from anyio import to_thread
-from pydantic import SecretStr
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.problems import answered, problem_response
-from server.auth import OPEN_PATHS, check_key
-from server.errors import ANSWERS, ServiceError, TooLargeError, UnauthorizedError, problem
+from server.api.rights import Rights
+from server.auth import Keys, Right
+from server.errors import (
+    ANSWERS,
+    BusyError,
+    ReadOnlyKeyError,
+    ServiceError,
+    TooLargeError,
+    UnauthorizedError,
+    problem,
+)
 from server.memory import LARGE_BYTES, give_back
+from server.settings import LimitSettings
 
 HUNG_UP = 499
 """In the log, as nginx has it: the client closed the connection before it had sent its whole request."""
@@ -25,10 +36,12 @@ ACCEPTABLE_ID = re.compile(rb"[!-~]{1,128}")
 class Requests:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, api_key: SecretStr, body_limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, rights: Rights, limits: LimitSettings) -> None:
         self.app = app
-        self.api_key = api_key
-        self.body_limit_bytes = body_limit_bytes
+        self.keys = keys
+        self.rights = rights
+        self.limits = limits
+        self._n_running = 0
         self._log = structlog.get_logger().bind()  # bound once: each time takes 5 µs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,8 +52,9 @@ class Requests:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if ACCEPTABLE_ID.fullmatch(given) else os.urandom(16).hex()
-        body = Body(receive, headers, self.body_limit_bytes)
+        body = Body(receive, headers, self.limits.body_bytes)
         scope.setdefault("state", {}).update(request_id=request_id, body=body)
+        needed = self.rights.needed(scope["method"], scope["path"])
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -51,9 +65,10 @@ class Requests:
             await send(message)
 
         try:
-            check_key(self.api_key, scope["path"], headers.get(b"authorization", b""))
-            await self.app(scope, body.receive, send_with_id)
-        except (UnauthorizedError, TooLargeError) as error:
+            self.keys.check(key_in(headers), needed)
+            with self._counted(needed):
+                await self.app(scope, body.receive, send_with_id)
+        except (UnauthorizedError, ReadOnlyKeyError, BusyError, TooLargeError) as error:
             await problem_response(error, request_id, scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             status = status or HUNG_UP
@@ -62,7 +77,7 @@ class Requests:
             if not status:
                 content = problem(ANSWERS[ServiceError], "something went wrong inside twopass", request_id)
                 await answered(content, scope["path"])(scope, receive, send_with_id)
-        tell = self._log.debug if scope["path"] in OPEN_PATHS else self._log.info  # probes: every few seconds
+        tell = self._log.debug if needed is Right.NONE else self._log.info  # probes: every few seconds
         tell(
             "request",
             method=scope["method"],
@@ -73,6 +88,39 @@ class Requests:
         )
         if body.n_bytes > LARGE_BYTES:
             await to_thread.run_sync(give_back)
+
+    @contextlib.contextmanager
+    def _counted(self, needed: Right) -> Iterator[None]:
+        """Count a request while it is under way. Raises BusyError: there are as many as may be.
+
+        What asks for no key isn't counted: a probe must not fail because many search.
+        """
+        if needed is Right.NONE:
+            yield
+            return
+        if self._n_running >= self.limits.concurrent_requests:
+            raise BusyError(
+                f"as many requests are under way as may be: {self.limits.concurrent_requests}",
+                "Send it again after the seconds in the header Retry-After, or raise limits.concurrent_requests.",
+            )
+        self._n_running += 1
+        try:
+            yield
+        finally:
+            self._n_running -= 1
+
+
+def key_in(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the key that a request brings; None: none. An `api-key` counts before an `Authorization`.
+
+    So a proxy in front may ask for passwords of its own, which browsers send as `Authorization: Basic …`.
+    """
+    if b"api-key" in headers:
+        return headers[b"api-key"].strip()
+    if b"authorization" not in headers:
+        return None
+    scheme, _, key = headers[b"authorization"].partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
 
 
 class Body:

@@ -1,11 +1,12 @@
-"""Routes that tell how the server is: /stats, /info and the health routes."""
+"""Routes that tell how the server is: /stats, /info, the health routes. And what it can do: /openapi.json."""
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from server import __version__
 from server.api.answers import answer
+from server.api.rights import for_anyone, for_readers
 from server.api.routes import Route
 from server.api.threads import Service
 from server.errors import StoppingError
@@ -14,24 +15,28 @@ router = APIRouter(tags=["status"], route_class=Route)
 
 
 @router.get("/stats", response_model=dict[str, Any])
+@for_readers
 async def stats(service: Service) -> Response:
     """Counts, sizes and what is degraded."""
     return answer(await service.read(service.collection.stats))
 
 
 @router.get("/info", response_model=dict[str, Any])
+@for_readers
 async def info(service: Service) -> Response:
     """What this server is: version, model, vectors, limits."""
     return answer({"name": "twopass", "version": __version__, **service.collection.info()})
 
 
 @router.get("/livez", response_model=dict[str, str])
+@for_anyone
 async def livez() -> Response:
     """The process answers."""
     return answer({"status": "ok"})
 
 
 @router.get("/readyz", response_model=dict[str, str])
+@for_anyone
 async def readyz(service: Service) -> Response:
     """Searches and ingest are taken. `degraded`: some stored vectors are damaged, see /stats."""
     if service.collection.is_stopping:
@@ -40,6 +45,14 @@ async def readyz(service: Service) -> Response:
 
 
 @router.get("/health", response_model=dict[str, str])
+@for_anyone
 async def health(service: Service) -> Response:
     """The same as /readyz."""
     return await readyz(service)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+@for_anyone
+async def openapi(request: Request) -> Response:
+    """The API as OpenAPI describes it."""
+    return answer(request.app.openapi())
