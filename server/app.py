@@ -31,6 +31,8 @@ from server.api.threads import Running
 from server.auth import Keys
 from server.catalog import Catalog
 from server.collection import Collection
+from server.doctor import Health, served
+from server.doctor.machine import check_memory
 from server.encoders.encoder import Encoder
 from server.encoders.errors import EncoderError
 from server.encoders.fingerprint import Fingerprint
@@ -175,6 +177,9 @@ def serve(settings: Settings) -> int:
         )
         if collection.is_degraded:
             log.warning("some stored vectors are damaged", **collection.damage())
+        memory = check_memory(served(collection, settings))
+        if memory.status is not Health.OK:
+            log.warning("memory is short", found=memory.found, advice=memory.advice)
         for warning in collection.info()["warnings"]:
             log.warning(warning)
         server = _Server(

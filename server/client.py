@@ -133,6 +133,22 @@ class AcceptedAnswer(TypedDict):
     warnings: list[str]
 
 
+class CheckAnswer(TypedDict):
+    """Something that was looked at: status is ok, warn or fail."""
+
+    name: str
+    status: str
+    found: str
+    advice: str
+
+
+class DoctorAnswer(TypedDict):
+    """Answer of GET /doctor."""
+
+    ok: bool
+    checks: list[CheckAnswer]
+
+
 class GenerationAnswer(TypedDict):
     """A generation of vectors: state is current, retired or being filled."""
 
@@ -169,6 +185,10 @@ class Client:
     def info(self) -> dict[str, Any]:
         """Return the server's description of itself."""
         return cast(dict[str, Any], self._json(self._send("GET", "/info")))
+
+    def doctor(self) -> DoctorAnswer:
+        """Return what the server finds well and what it doesn't."""
+        return cast(DoctorAnswer, self._json(self._send("GET", "/doctor")))
 
     def first_documents(self, limit: int) -> list[Document]:
         """Return up to `limit` stored documents, in id order."""

@@ -262,8 +262,8 @@ class IndexSettings(_Section):
     """Share of the true 10 nearest that the first pass must hand to the second, measured on the stored vectors
     each time the first pass is made anew. What it takes is measured too: oversample rises where 8 is too few."""
     memory_budget: ByteSize = Field(default=ByteSize(0), ge=0)
-    """Memory for the codes of the first pass, in bytes or with a unit (512M, 2GiB). 0: half of what the machine,
-    or the container, has."""
+    """Memory for the codes of the first pass, in bytes or with a unit (512M, 2GiB). 0: what the model leaves, at most
+    half of what the machine, or the container, has. Documents whose codes wouldn't fit are refused."""
     bounds: Literal["keep", "none"] = Field(default="keep")
     """Whether an upper bound of every row's score is kept on disk, one byte for each of 256 dimensions: it is what
     proves answers in mode certified."""

@@ -21,7 +21,8 @@ from server.client import DEFAULT_URL
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
-    "serve", "ingest", "search", "rebuild", "plan", "evaluate", "reembed", "verify", "demo", "key", "jobs", "models",
+    "serve", "ingest", "search", "rebuild", "plan", "evaluate", "reembed", "verify", "demo", "doctor", "key", "jobs",
+    "models",
 )  # fmt: skip
 
 

@@ -27,8 +27,8 @@ OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/health"), ("GET", "/ope
 FOR_READERS = {
     ("POST", "/search"), ("POST", "/search/batch"), ("GET", "/documents"), ("GET", "/documents/{id:path}"),
     ("POST", "/v1/embeddings"), ("GET", "/v1/models"), ("GET", "/v1/models/{model:path}"), ("GET", "/jobs"),
-    ("GET", "/jobs/{id}"), ("GET", "/jobs/{id}/events"), ("GET", "/index/generations"), ("GET", "/metadata/indexes"), ("GET", "/stats"),
-    ("GET", "/info"),
+    ("GET", "/jobs/{id}"), ("GET", "/jobs/{id}/events"), ("GET", "/index/generations"), ("GET", "/stats"),
+    ("GET", "/info"), ("GET", "/doctor"), ("GET", "/metadata/indexes"),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Routes that tell how the server is: /stats, /info, the health routes. And what it can do: /openapi.json."""
+"""Routes that tell how the server is: /stats, /info, /doctor, the health routes. And what it can do: /openapi.json."""
 
 from typing import Any
 
@@ -8,7 +8,9 @@ from server import __version__
 from server.api.answers import answer
 from server.api.rights import for_anyone, for_readers
 from server.api.routes import Route
-from server.api.threads import Service
+from server.api.schemas import DoctorOut
+from server.api.threads import Running, Service
+from server.doctor import Report, examine, served
 from server.errors import StoppingError
 
 router = APIRouter(tags=["status"], route_class=Route)
@@ -26,6 +28,14 @@ async def stats(service: Service) -> Response:
 async def info(service: Service) -> Response:
     """What this server is: version, model, vectors, limits."""
     return answer({"name": "twopass", "version": __version__, **service.collection.info()})
+
+
+@router.get("/doctor", response_model=DoctorOut)
+@for_readers
+async def doctor(service: Service) -> Response:
+    """What is well and what isn't, with advice: the machine, the data, and whether the two suit each other."""
+    report = await service.read(examined, service)
+    return answer(report.told())
 
 
 @router.get("/livez", response_model=dict[str, str])
@@ -56,3 +66,7 @@ async def health(service: Service) -> Response:
 async def openapi(request: Request) -> Response:
     """The API as OpenAPI describes it."""
     return answer(request.app.openapi())
+
+
+def examined(service: Running) -> Report:
+    return examine(served(service.collection, service.settings))
