@@ -52,7 +52,7 @@ DATA = Data(
     MADE_BY, 768, 256, "float16", 900_000, 1_000_000, 1_000_000, 0, [], RESIDENT, EVIDENCE,
     Path("/nowhere/vectors-0001.f16"), EncoderSettings(model="m"), False,
 )  # fmt: skip
-WELL = Subject(Settings(), Path("/nowhere"), DATA, True, MADE_BY)
+WELL = Subject(Settings(), Path("/nowhere"), DATA, True, True, MADE_BY)
 
 
 def having(**changes):
@@ -82,7 +82,7 @@ def test_memory_is_compared_with_what_the_next_first_pass_takes(monkeypatch, fre
 
 def test_without_a_server_its_own_memory_and_the_models_come_on_top(monkeypatch):
     monkeypatch.setattr(machine, "room", lambda: Room(1024 * MIB, 500 * MIB, "the machine"))
-    alone = replace(WELL, is_served=False)
+    alone = replace(WELL, is_served=False, is_running=False)
     assert (check_memory(WELL).status, check_memory(alone).status) == ("ok", "warn")
     assert "a server with this model takes about 610 MiB more" in check_memory(alone).found
     empty = Subject(Settings(), Path("/nowhere"), None)  # the bundled model: 163 MiB

@@ -14,10 +14,12 @@ from fastapi.routing import iter_route_contexts
 
 from server.api.requests import Requests, key_in
 from server.api.rights import Rights, for_anyone, for_readers
+from server.api.traffic import Traffic
 from server.app import create_app
 from server.auth import Keys, Right, hash_of
-from server.errors import ReadOnlyKeyError, StartupError, UnauthorizedError
+from server.errors import BusyError, ReadOnlyKeyError, StartupError, UnauthorizedError
 from server.keys import HASH_NAME, make_key, open_keys, stored_hash
+from server.memory import Room
 from server.settings import LimitSettings, Settings, SettingsError, load_settings
 
 NO_MODEL = {"encoder__model": "none", "encoder__dim": 8}
@@ -405,6 +407,23 @@ def test_one_request_more_than_may_be_under_way_is_told_to_come_again_and_probes
     assert refused.json()["code"] == "busy" and refused.headers["retry-after"] == "1"
     assert refused.json()["detail"] == "as many requests are under way as may be: 1"
     assert "limits.concurrent_requests" in refused.json()["hint"]
+
+
+def test_bodies_that_would_not_fit_into_the_memory_left_are_told_to_come_again(monkeypatch):
+    """32 MiB are kept back; the 80 MiB beside them hold bodies of 20, four times."""
+    monkeypatch.setattr("server.api.traffic.room", lambda: Room(1 << 30, 112 << 20, "the machine"))
+    traffic = Traffic(LimitSettings())
+    with traffic.counted(12 << 20), traffic.counted(0), traffic.counted(1 << 20):
+        with pytest.raises(BusyError) as raised, traffic.counted(9 << 20):
+            pass
+        assert str(raised.value) == (
+            "the body has 9437184 bytes and 12582912 more are under way, which takes up to 84 MiB of memory; "
+            "80 MiB are left for that"
+        )
+        with traffic.counted(8 << 20):
+            pass
+    with traffic.counted(20 << 20):
+        pass
 
 
 def test_texts_and_queries_have_a_longest_length(guarded):

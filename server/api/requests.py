@@ -5,7 +5,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import structlog
 from anyio import to_thread
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.problems import answered, problem_response
 from server.api.rights import Rights
+from server.api.traffic import Traffic
 from server.auth import Keys, Right
 from server.errors import (
     ANSWERS,
@@ -40,8 +41,8 @@ class Requests:
         self.app = app
         self.keys = keys
         self.rights = rights
-        self.limits = limits
-        self._n_running = 0
+        self.body_limit_bytes = limits.body_bytes
+        self.traffic = Traffic(limits)
         self._log = structlog.get_logger().bind()  # bound once: each time takes 5 µs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +53,7 @@ class Requests:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if ACCEPTABLE_ID.fullmatch(given) else os.urandom(16).hex()
-        body = Body(receive, headers, self.limits.body_bytes)
+        body = Body(receive, headers, self.body_limit_bytes)
         scope.setdefault("state", {}).update(request_id=request_id, body=body)
         needed = self.rights.needed(scope["method"], scope["path"])
         status = 0
@@ -66,7 +67,9 @@ class Requests:
 
         try:
             self.keys.check(key_in(headers), needed)
-            with self._counted(needed):
+            # What asks for no key isn't counted: a probe must not fail because many search.
+            is_counted = needed is not Right.NONE
+            with self.traffic.counted(body.n_bytes) if is_counted else contextlib.nullcontext():
                 await self.app(scope, body.receive, send_with_id)
         except (UnauthorizedError, ReadOnlyKeyError, BusyError, TooLargeError) as error:
             await problem_response(error, request_id, scope["path"])(scope, receive, send_with_id)
@@ -88,26 +91,6 @@ class Requests:
         )
         if body.n_bytes > LARGE_BYTES:
             await to_thread.run_sync(give_back)
-
-    @contextlib.contextmanager
-    def _counted(self, needed: Right) -> Iterator[None]:
-        """Count a request while it is under way. Raises BusyError: there are as many as may be.
-
-        What asks for no key isn't counted: a probe must not fail because many search.
-        """
-        if needed is Right.NONE:
-            yield
-            return
-        if self._n_running >= self.limits.concurrent_requests:
-            raise BusyError(
-                f"as many requests are under way as may be: {self.limits.concurrent_requests}",
-                "Send it again after the seconds in the header Retry-After, or raise limits.concurrent_requests.",
-            )
-        self._n_running += 1
-        try:
-            yield
-        finally:
-            self._n_running -= 1
 
 
 def key_in(headers: Mapping[bytes, bytes]) -> bytes | None:

@@ -52,16 +52,21 @@ def doctor(
     except SettingsError as error:
         fail(str(error), "Correct this and run it again; config.yaml explains every setting.", FAILED)
     asked = url or _own_server(settings)
-    if asked:
-        with connected(asked, api_key) as client:
+    told = None
+    if url:
+        with connected(url, api_key) as client:
             told = client.doctor()
-    else:
-        told = _own_look(settings)
+    elif asked:
+        told = _asked(asked, api_key)
+    if told is None:
+        asked, told = "", _own_look(settings)
     if as_json:
         typer.echo(json.dumps({"server": asked or None, **told}, ensure_ascii=False))
     else:
         typer.echo(
-            f"As the server at {asked} says:" if asked else f"{plain(str(settings.data_dir))}, no server:"
+            f"As the server at {asked} says:"
+            if asked
+            else f"{plain(str(settings.data_dir))}, as it lies there:"
         )
         echo(check_lines(told["checks"], min(shutil.get_terminal_size().columns, WIDEST)))
         typer.echo(_verdict(told))
@@ -77,6 +82,18 @@ def _own_server(settings: "Settings") -> str:
     host = settings.server.host
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
+
+
+def _asked(url: str, api_key: str) -> "DoctorAnswer | None":
+    """What the server here says; None where it doesn't answer, or not to this key."""
+    from server.client import Client, ClientError
+
+    try:
+        with Client(url, api_key) as client:
+            return client.doctor()
+    except ClientError as error:
+        typer.echo(f"The server at {url} wasn't asked: {error} {error.hint}", err=True)
+        return None
 
 
 def _own_look(settings: "Settings") -> "DoctorAnswer":

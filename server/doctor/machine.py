@@ -43,7 +43,7 @@ def check_memory(subject: Subject) -> Check:
     used = now.limit_bytes - now.free_bytes
     found = f"{mib(now.limit_bytes)} ({now.source}), of which {mib(used)} are in use"
     needed = 0
-    if not subject.is_served:
+    if not subject.is_running:
         needed = SERVER_BYTES + _model_bytes(subject)
         found += f"; a server with this model takes about {mib(needed)} more"
     if data is not None and data.n_rows:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from index.disk import DiskSpeed
+from index.durable import lock_holder
 from index.first_pass import FirstPassFolder
 from index.plan import Plan, plain
 from index.two_pass import n_rows_on_disk, vector_path
@@ -46,6 +47,7 @@ class Subject:
     folder: Path  # the collection's
     data: Data | None  # None: nothing was ever stored
     is_served: bool = False
+    is_running: bool = False  # whether a server is there, asked or not
     serving: Fingerprint | None = None  # of the encoder at work; None: there is none
     is_encoder_down: bool = False
     gauge: dict[str, Any] = field(default_factory=dict)  # as in GET /stats
@@ -67,7 +69,7 @@ def served(collection: Collection, settings: Settings) -> Subject:
         identity(in_force) != identity(settings.encoder),
     )  # fmt: skip
     return Subject(
-        settings, store.folder, data, True, encoder.fingerprint if encoder else None,
+        settings, store.folder, data, True, True, encoder.fingerprint if encoder else None,
         encoder is not None and encoder.is_down, collection.gauge.told(), collection.disk,
     )  # fmt: skip
 
@@ -79,12 +81,13 @@ def stored(settings: Settings) -> Subject:
         CatalogDamagedError, FormatError, StorageError, SettingsError: it can't be read.
     """
     folder = settings.data_dir / "collections" / "default"
+    is_running = lock_holder(settings.data_dir / "lock") is not None
     if not (folder / CATALOG_NAME).exists():
-        return Subject(settings, folder, None)
+        return Subject(settings, folder, None, is_running=is_running)
     with Catalog(folder / CATALOG_NAME, read_only=True) as catalog:
         generation = catalog.generations.current()
         if generation is None:
-            return Subject(settings, folder, None)
+            return Subject(settings, folder, None, is_running=is_running)
         shape = shape_of(generation, settings.index.prefix_dim_for(generation.dim))
         rows = catalog.live_rows(generation.number)
         is_damaged = rows.is_damaged | (rows.rows >= n_rows_on_disk(folder, shape))
@@ -98,4 +101,4 @@ def stored(settings: Settings) -> Subject:
             manifest.plan if manifest else plain(shape.prefix_dim), manifest.evidence if manifest else {},
             vector_path(folder, shape), in_force, identity(in_force) != identity(settings.encoder),
         )  # fmt: skip
-    return Subject(settings, folder, data)
+    return Subject(settings, folder, data, is_running=is_running)
