@@ -118,6 +118,22 @@ def check_room(folder: Path, n_bytes: int, what: str) -> None:
         )
 
 
+def lock_holder(path: Path) -> str | None:
+    """Return the number of the process that holds a data directory's lock; None: nobody, as far as one can look."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+    else:
+        return None
+    finally:
+        os.close(fd)
+
+
 class DirectoryLock:
     """One writer for a data directory, held until `release` or the end of the process (flock)."""
 

@@ -29,5 +29,9 @@ class DiskFullError(IndexFault):
     """The disk has no room; what was being written is undone."""
 
 
+class MemoryFullError(IndexFault):
+    """What was asked for would take more memory than there is; nothing of it was begun."""
+
+
 class StorageError(IndexFault):
     """A file can't be read or written, for another reason than a full disk."""

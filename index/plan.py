@@ -42,6 +42,7 @@ class Wish:
     resident_bytes: int | None = (
         None  # the same where codes aren't mapped from a file (LISTED); None: memory_bytes
     )
+    working_bytes: int | None = None  # that making it may take besides, for a while; None: no limit
     with_bounds: bool = True  # keep upper bounds on disk, for mode certified
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from index.axes import Order
+from index.errors import MemoryFullError
 from index.first_pass.bounds import ALIGNMENT, TAIL_COLUMNS, bound_axes_count
 from index.first_pass.codecs import ROWS_PER_LIST, TRAINING_ROWS, code_bytes
 from index.first_pass.snapshot import scan_once
@@ -79,6 +80,11 @@ PQ4_WAVE_READS = {128: 64, 96: 70, 64: 76}
 codes get wrong is mostly too much for reading to end early."""
 
 
+LEAST_TRAINING_ROWS = 4096
+"""Rows that a plan is fitted to at least: 256 for each of a 4-bit code's values. Axes do with
+a thousand."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a plan has to live with."""
@@ -118,12 +124,16 @@ def propose(n_rows: int, dim: int, wish: Wish, machine: Machine) -> list[Proposa
     Args:
         n_rows: rows to plan for.
 
-    Where nothing fits the wish's memory, the one plan returned is the smallest there is.
+    Where nothing fits the wish's memory, or can be made within it, the one plan returned is the smallest there is.
     """
     longest = min(wish.prefix_dim, dim)
     plans = _plans(n_rows, longest, wish, machine)
     proposals = [_proposal(plan, n_rows, dim, machine) for plan in plans]
-    fitting = [each for each in proposals if wish.has_room(each.plan, n_rows)]
+    fitting = [
+        each
+        for each in proposals
+        if wish.has_room(each.plan, n_rows) and _can_be_made(each.plan, n_rows, dim, wish)
+    ]
     if not fitting:
         return [min(proposals, key=lambda each: each.memory_bytes)]
     # Shorter codes than the usual one save a little time where pools stay small, and lose more where they don't:
@@ -136,6 +146,12 @@ def propose(n_rows: int, dim: int, wish: Wish, machine: Machine) -> list[Proposa
         if each.plan.code_bytes >= 2 * chosen[-1].plan.code_bytes and each.plan.codec is not Codec.RABITQ:
             chosen.append(each)
     return chosen
+
+
+def leanest(n_rows: int, dim: int, wish: Wish) -> Plan:
+    """Return the plan with the fewest bytes a row that a wish leaves open."""
+    plans = _plans(n_rows, min(wish.prefix_dim, dim), wish, Machine())
+    return min(plans, key=lambda plan: plan.row_bytes)
 
 
 def _plans(n_rows: int, longest: int, wish: Wish, machine: Machine) -> list[Plan]:
@@ -216,15 +232,59 @@ def search_ms(plan: Plan, n_rows: int, reads: float, machine: Machine) -> float:
     return SCAN_MS + scan_ms * machine.speed_factor + reads * machine.read_ms
 
 
-def rebuild_bytes(plan: Plan, n_rows: int, dim: int) -> int:
+def training_within(proposals: list[Proposal], n_rows: int, dim: int, wish: Wish) -> int:
+    """Return how many rows to fit to, so that each of the plans can be made within the wish's memory.
+
+    Raises:
+        MemoryFullError: they can't, however few.
+    """
+    usual = max(training_rows(each.plan) for each in proposals)
+    if wish.working_bytes is None:
+        return usual
+    least = max(least_training_rows(each.plan) for each in proposals)
+    needed = max(rebuild_bytes(each.plan, n_rows, dim, least) for each in proposals)
+    if needed > wish.working_bytes:
+        raise MemoryFullError(
+            f"making a first pass over {n_rows:,} passages takes up to {needed / 2**20:,.0f} MiB of memory, and "
+            f"{wish.working_bytes / 2**20:,.0f} MiB are left"
+        )
+    more = (wish.working_bytes - needed) // max(sample_row_bytes(each.plan, dim) for each in proposals)
+    return min(usual, least + more)
+
+
+def _can_be_made(plan: Plan, n_rows: int, dim: int, wish: Wish) -> bool:
+    if wish.working_bytes is None:
+        return True
+    return rebuild_bytes(plan, n_rows, dim, least_training_rows(plan)) <= wish.working_bytes
+
+
+def sample_row_bytes(plan: Plan, dim: int) -> int:
+    """Return what a row of the sample takes: itself and its prefix as float32, both twice."""
+    return 4 * (2 * dim + 2 * plan.prefix_dim)
+
+
+def training_rows(plan: Plan) -> int:
+    """Return how many rows a plan is fitted to and trained on, where memory allows."""
+    return max(TRAINING_ROWS, plan.n_lists * ROWS_PER_LIST)
+
+
+def least_training_rows(plan: Plan) -> int:
+    """Return how many rows will do where memory is short."""
+    return max(LEAST_TRAINING_ROWS, plan.n_lists * ROWS_PER_LIST)
+
+
+def rebuild_bytes(plan: Plan, n_rows: int, dim: int, n_training: int | None = None) -> int:
     """Return the memory that making a first pass takes at most, beside the one in place and the libraries.
+
+    Args:
+        n_training: rows to fit to; None: as many as are usual.
 
     It holds the sample and its prefixes, both twice while they are turned and scaled; codes and bounds of one part, in
     buffers that double as they grow; of codes that aren't mapped those of all rows; and blocks of the vector file as
     they go by. A second plan that is tried takes no more: the first one's codes wait on the disk.
     """
-    n_sample = max(TRAINING_ROWS, plan.n_lists * ROWS_PER_LIST)
-    sample_bytes = n_sample * 4 * (2 * dim + 2 * plan.prefix_dim)
+    n_sample = training_rows(plan) if n_training is None else n_training
+    sample_bytes = min(n_sample, n_rows) * sample_row_bytes(plan, dim)
     width = bound_axes_count(dim) + TAIL_COLUMNS + ALIGNMENT
     part_bytes = 2 * min(n_rows, PART_ROWS) * (width + (0 if plan.is_resident else plan.code_bytes))
     return sample_bytes + part_bytes + (n_rows * plan.row_bytes if plan.is_resident else 0) + BLOCKS_BYTES

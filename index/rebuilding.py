@@ -14,14 +14,13 @@ from index.axes import Axes, Order
 from index.calibration import OVERSAMPLES, Calibration, K, calibrate, pool_recall
 from index.errors import StorageError
 from index.evaluation import ExactScan
-from index.first_pass.codecs import ROWS_PER_LIST, TRAINING_ROWS
 from index.first_pass.files import FirstPassFolder, Manifest
 from index.first_pass.merging import Candidates
 from index.first_pass.recipe import fit_axes, train
 from index.first_pass.snapshot import PrefixSnapshot
 from index.first_pass.writer import FirstPass
 from index.plan import Plan, Wish
-from index.planner import Machine, machine_factor, propose, search_ms
+from index.planner import Machine, machine_factor, propose, search_ms, training_within
 from index.vector_file import VectorView
 from index.vectors import Float32, Rows, normalise, score
 
@@ -78,9 +77,11 @@ def make_first_pass(
         current: the first pass in place; says which rows are live, and how long prefixes may be.
         read_ms: to read one full vector. reads_in_waves: whether searches stop reading early.
 
-    Memory: `index.planner.rebuild_bytes` of the longest plan that is tried, beside the first pass in place.
+    Memory: `index.planner.rebuild_bytes` of the longest plan that is tried, beside the first pass in place; at most the
+    wish's working_bytes.
 
     Raises:
+        MemoryFullError: it can't be made within that; nothing was begun.
         DiskFullError, StorageError: the build's files are removed again.
     """
     started = time.perf_counter()
@@ -88,8 +89,7 @@ def make_first_pass(
     n_rows = min(current.n_rows, vectors.n_rows)
     machine = Machine(machine_factor(), read_ms, reads_in_waves)
     proposals = propose(n_rows, vectors.dim, wish, machine)
-    n_training = max(TRAINING_ROWS, max(each.plan.n_lists for each in proposals) * ROWS_PER_LIST)
-    sample = _take_sample(vectors, current, n_training)
+    sample = _take_sample(vectors, current, training_within(proposals, n_rows, vectors.dim, wish))
     # The costliest part of training for long vectors; every plan uses the same.
     corpus = fit_axes(sample.training, max(each.plan.prefix_dim for each in proposals))
     order, order_evidence = _choose_order(sample, corpus, proposals[0].plan, wish)

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.calibration import Calibration, K, Reach
-from index.errors import IndexFault, StorageError
+from index.errors import IndexFault, MemoryFullError, StorageError
 from index.evaluation import exact_search
 from index.first_pass import FirstPass, FirstPassFolder, Manifest, PrefixSnapshot
 from index.first_pass.merging import Candidates
 from index.plan import Kind, Plan, Wish, plain
-from index.planner import READ_MS, Machine, search_ms
+from index.planner import READ_MS, Machine, leanest, search_ms
 from index.rebuilding import Report, discarded_on_error, make_first_pass
 from index.second_pass import Scored, StopRule, prove, rescore
 from index.vector_file import SUFFIXES, VectorFile, VectorView, row_checksums
@@ -111,7 +111,14 @@ def pool_size(k: int, oversample: float, min_candidates: int, n_rows: int) -> in
 class TwoPassIndex:
     """One generation of vectors in a folder. Any number of threads search; one at a time writes, one rebuilds."""
 
-    def __init__(self, folder: Path, shape: Shape, n_rows: int, live: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shape: Shape,
+        n_rows: int,
+        live: NDArray[np.bool_],
+        resident_bytes: int | None = None,
+    ) -> None:
         """Open the generation, making its files if there are none.
 
         Args:
@@ -119,6 +126,8 @@ class TwoPassIndex:
             shape: as committed.
             n_rows: committed rows. What the file has beyond them is dropped.
             live: (n_rows,) rows that searches may find. Rows that the file lacks are masked in any case.
+            resident_bytes: memory there is for codes that aren't mapped; None: enough. Where those of the stored first
+                pass take more it isn't opened: the plain form, which is mapped, stands in until a rebuild.
 
         Raises:
             PrefixError: the prefix is longer than the vectors.
@@ -137,7 +146,9 @@ class TwoPassIndex:
         self._change_lock = threading.Lock()  # who changes the view: a writer, or a rebuild at its end
         self._rebuild_lock = threading.Lock()
         self._turn = threading.Lock()  # whose second pass it is, where rows come from memory
-        self._first_pass = FirstPass.open(folder, shape.generation, vectors, live, plain(shape.prefix_dim))
+        self._first_pass = FirstPass.open(
+            folder, shape.generation, vectors, live, plain(shape.prefix_dim), resident_bytes
+        )
         self._view = self._new_view(vectors)
 
     # Writing
@@ -214,7 +225,30 @@ class TwoPassIndex:
         told = self._first_pass.manifest.evidence
         if view.prefixes.n_live < MIN_ROWS:
             return False
-        return told.get("wish") != wish.told() or view.prefixes.n_rows >= GROWTH * int(told.get("rows", 0))
+        n_rows = view.prefixes.n_rows
+        if told.get("wish") != wish.told() or n_rows >= GROWTH * int(told.get("rows", 0)):
+            return True
+        # The memory has become too small: a leaner form is made, if there is one.
+        return not wish.has_room(view.prefixes.plan, n_rows) and wish.has_room(
+            leanest(n_rows, self.shape.dim, wish), n_rows
+        )
+
+    def check_room(self, wish: Wish, n_new: int) -> None:
+        """Look whether the wish's memory holds the codes of so many rows more, in the leanest form that it allows.
+
+        Raises:
+            MemoryFullError: it doesn't.
+        """
+        n_rows = self.n_rows + n_new
+        if n_rows < MIN_ROWS or wish.has_room(self.plan, n_rows):
+            return
+        lean = leanest(n_rows, self.shape.dim, wish)
+        if not wish.has_room(lean, n_rows):
+            limits = [wish.memory_bytes, wish.resident_bytes if lean.is_resident else None]
+            raise MemoryFullError(
+                f"{n_rows:,} passages take {n_rows * lean.row_bytes:,} bytes of memory in the leanest form, "
+                f"and {min(each for each in limits if each is not None):,} are set apart for that"
+            )
 
     def rebuild(
         self,
@@ -237,7 +271,7 @@ class TwoPassIndex:
             What was chosen and measured; None if stopped, or if there are fewer than MIN_ROWS live rows.
 
         Raises:
-            DiskFullError, StorageError: nothing has changed.
+            MemoryFullError, DiskFullError, StorageError: nothing has changed.
         """
         with self._rebuild_lock:
             view = self._view

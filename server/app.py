@@ -3,8 +3,10 @@
 import contextlib
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from ipaddress import ip_address
 from types import FrameType
 
 import structlog
@@ -26,6 +28,7 @@ from server.api import (
     status,
     web,
 )
+from server.api.cors import allow_origins
 from server.api.embedding_schemas import EmbeddingsIn
 from server.api.evaluate import EvaluateIn
 from server.api.generations import ReembedIn
@@ -33,16 +36,21 @@ from server.api.metadata import MetadataIndexIn
 from server.api.openapi import describe_models
 from server.api.problems import PROBLEM_JSON, add_error_handlers
 from server.api.requests import Requests
+from server.api.rights import Rights
 from server.api.schemas import DocumentsIn, IdsIn, Problem, RebuildIn, SearchesIn, SearchIn
 from server.api.threads import Running
+from server.auth import Keys
 from server.backups.restoring import COLLECTION, settle
 from server.catalog import Catalog
 from server.collection import Collection
+from server.doctor import Health, served
+from server.doctor.machine import check_memory
 from server.encoders.encoder import Encoder
 from server.encoders.errors import EncoderError
 from server.encoders.fingerprint import Fingerprint
 from server.encoders.loading import load_encoder
 from server.errors import CatalogDamagedError, ModelChangedError, ServiceError, StartupError, answer_for
+from server.keys import open_keys
 from server.logs import start_logging
 from server.memory import keep_memory_small
 from server.metrics import Metrics
@@ -54,7 +62,7 @@ from server.store import CATALOG_NAME, LocalStore
 BACKLOG = 2048  # connections that may wait to be taken; uvicorn's own default
 
 
-def create_app(settings: Settings, collection: Collection) -> FastAPI:
+def create_app(settings: Settings, collection: Collection, keys: Keys) -> FastAPI:
     """Build the HTTP application around an open collection."""
     metrics = Metrics(collection)
 
@@ -73,6 +81,7 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},  # whatever the environment says
         docs_url=None,  # FastAPI's own page loads its scripts from a CDN; ours is in server.api.web
         redoc_url=None,
+        openapi_url=None,  # a route of ours tells it, to readers
         responses={
             "default": {
                 "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}},
@@ -96,12 +105,9 @@ def create_app(settings: Settings, collection: Collection) -> FastAPI:
     )
     web.add_pages(app)
     add_error_handlers(app)
-    app.add_middleware(
-        Requests,
-        api_key=settings.server.api_key,
-        body_limit_bytes=settings.limits.body_bytes,
-        metrics=metrics,
-    )
+    rights = Rights(app.routes, {"/metrics"} if settings.server.open_metrics else ())
+    app.add_middleware(Requests, keys=keys, rights=rights, limits=settings.limits, metrics=metrics)
+    allow_origins(app, settings.server.cors_origins)
     return app
 
 
@@ -165,6 +171,9 @@ def serve(settings: Settings) -> int:
         listener = stack.enter_context(listen_on(settings.server.host, settings.server.port))
         try:
             collection = stack.enter_context(open_collection(settings))
+            host, port = listener.getsockname()[:2]
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            keys = open_keys(settings, not ip_address(host).is_loopback, lambda key: _show_key(key, address))
         except (IndexFault, EncoderError, ServiceError) as error:
             answer = answer_for(error)
             raise StartupError(
@@ -173,10 +182,9 @@ def serve(settings: Settings) -> int:
         except SettingsError as error:
             raise StartupError(str(error), "Correct the setting and start again.") from error
         listener.listen(BACKLOG)  # whoever connects from the log line on is answered
-        host, port = listener.getsockname()[:2]
         log.info(
             "listening",
-            url=f"http://{host}:{port}",
+            url=f"http://{address}",
             version=__version__,
             data_dir=str(settings.data_dir),
             model=settings.encoder.model,
@@ -184,13 +192,14 @@ def serve(settings: Settings) -> int:
         )
         if collection.is_degraded:
             log.warning("some stored vectors are damaged", **collection.damage())
-        if host not in ("127.0.0.1", "::1") and not settings.server.api_key.get_secret_value():
-            log.warning("reachable from other machines without a key; set TWOPASS_SERVER__API_KEY")
+        memory = check_memory(served(collection, settings))
+        if memory.status is not Health.OK:
+            log.warning("memory is short", found=memory.found, advice=memory.advice)
         for warning in collection.info()["warnings"]:
             log.warning(warning)
         server = _Server(
             uvicorn.Config(
-                create_app(settings, collection),
+                create_app(settings, collection, keys),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -201,6 +210,16 @@ def serve(settings: Settings) -> int:
         server.run(sockets=[listener])
         log.info("stopped")
     return 0
+
+
+def _show_key(key: str, address: str) -> None:
+    """Print a key that was just made; not by way of the log, which others may read and which is kept."""
+    print(
+        f"\nNo key was set for {address}, so one was made. It is shown this once:\n\n    {key}\n\n"
+        "Send it as `Authorization: Bearer <key>`. If it is lost, `twopass key --new` makes another.\n",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 class _Server(uvicorn.Server):

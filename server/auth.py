@@ -1,35 +1,70 @@
-"""Who may ask: one key for everything but the health routes and the pages, where a key is set."""
+"""Who may do what: one key that may do everything, and one that may only read.
 
+A key is known here by its SHA-256 alone. No slower hash is needed: one that the server makes has 256 random bits, and
+one that somebody chose stands in the settings as it is.
+"""
+
+import hashlib
 import hmac
+import secrets
+from dataclasses import dataclass, field
+from enum import IntEnum
 
-from pydantic import SecretStr
+from server.errors import ReadOnlyKeyError, UnauthorizedError
 
-from server.errors import UnauthorizedError
+KEY_BYTES = 32
+"""Random bytes of a key that the server makes: what nobody will ever guess."""
 
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/health"})
-"""Probes carry no key."""
-
-PAGE_PATHS = frozenset({"/", "/docs", "/openapi.json"})
-PAGE_FOLDERS = ("/web/", "/docs/")
-"""A browser that opens a page sends no key. They hold nothing of anybody's; what they show they ask for with one."""
-
-
-def is_open(path: str) -> bool:
-    """Whether a path answers without a key."""
-    return path in OPEN_PATHS or path in PAGE_PATHS or path.startswith(PAGE_FOLDERS)
+NOBODY = b"\0" * 32
+"""Compared with where there is no such key, so that it takes as long; no text is known to have this hash."""
 
 
-def check_key(key: SecretStr, path: str, authorization: bytes) -> None:
-    """Compare the Authorization header with the key, in constant time.
+class Right(IntEnum):
+    """What a key allows, or a route needs; the larger holds the smaller."""
 
-    Raises:
-        UnauthorizedError: a key is set, the path is not open, and the header doesn't carry it.
-    """
-    expected = key.get_secret_value().encode()
-    if not expected or is_open(path):
-        return
-    scheme, _, given = authorization.partition(b" ")
-    if not authorization:
-        raise UnauthorizedError("this server asks for a key and none was sent")
-    if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), expected):
+    NONE = 0  # health routes, pages: they ask for no key
+    READ = 1
+    ADMIN = 2
+
+
+def hash_of(key: str | bytes) -> bytes:
+    """SHA-256 of a key."""
+    return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
+
+
+def new_key() -> str:
+    """Make a key: 43 letters, digits, - and _."""
+    return secrets.token_urlsafe(KEY_BYTES)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The hashes of both keys."""
+
+    admin: bytes | None = field(default=None, repr=False)  # None: no key is asked for, whatever `reader` is
+    reader: bytes | None = field(default=None, repr=False)
+
+    def held(self, given: bytes) -> Right:
+        """Return what a key allows. Takes the same time for every key."""
+        if self.admin is None:
+            return Right.ADMIN
+        digest = hash_of(given)
+        is_admin = hmac.compare_digest(digest, self.admin)
+        is_reader = hmac.compare_digest(digest, self.reader or NOBODY)
+        return Right.ADMIN if is_admin else Right.READ if is_reader else Right.NONE
+
+    def check(self, given: bytes | None, needed: Right) -> None:
+        """Let a request pass that brings this key, or None.
+
+        Raises:
+            UnauthorizedError: it needs a key, and brings none or a wrong one.
+            ReadOnlyKeyError: it may only read.
+        """
+        held = self.held(given or b"")
+        if held >= needed:
+            return
+        if held is Right.READ:
+            raise ReadOnlyKeyError("this key may only read, and the request would do more")
+        if given is None:
+            raise UnauthorizedError("this server asks for a key and none was sent")
         raise UnauthorizedError("the key is wrong")

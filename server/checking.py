@@ -105,7 +105,12 @@ class Checks:
         return text
 
     def _check_text(self, text: str, has_vector: bool, where: str) -> None:
-        check_utf8(text, where)
+        n_bytes = len(check_utf8(text, where))
+        if n_bytes > self._limits.text_bytes:
+            raise TooLargeError(
+                f"{where} has {n_bytes} bytes; the limit is {self._limits.text_bytes}",
+                "Split it into several documents, or raise limits.text_bytes.",
+            )
         if not text.strip() and not has_vector:
             raise InputError("the text is empty", where, "Leave the document out, or give it a text.")
         if not has_vector and not self._has_encoder:

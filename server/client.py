@@ -136,6 +136,22 @@ class AcceptedAnswer(TypedDict):
     warnings: list[str]
 
 
+class CheckAnswer(TypedDict):
+    """Something that was looked at: status is ok, warn or fail."""
+
+    name: str
+    status: str
+    found: str
+    advice: str
+
+
+class DoctorAnswer(TypedDict):
+    """Answer of GET /doctor."""
+
+    ok: bool
+    checks: list[CheckAnswer]
+
+
 class GenerationAnswer(TypedDict):
     """A generation of vectors: state is current, retired or being filled."""
 
@@ -198,6 +214,10 @@ class Client:
             )
             yield page["documents"]
             after = page["next"]
+
+    def doctor(self) -> DoctorAnswer:
+        """Return what the server finds well and what it doesn't."""
+        return cast(DoctorAnswer, self._json(self._send("GET", "/doctor")))
 
     def first_documents(self, limit: int) -> list[Document]:
         """Return up to `limit` stored documents, in id order."""

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from index.axes import Order
+from index.disk import DiskSpeed
 from index.errors import IndexFault
 from index.plan import Codec, Kind
 from index.two_pass import Mode
@@ -127,11 +128,14 @@ class Collection:
         """Make documents safe, to be encoded and stored later; all of them or, if this raises, none.
 
         Raises:
-            InputError, TooLargeError, StoppingError, DiskFullError, StorageError.
+            InputError, TooLargeError, StoppingError, MemoryFullError, DiskFullError, StorageError.
         """
         with self._using() as live:
             live.ingest.check_running()
             live.ingest.checks.check_count(documents)
+            live.ingest.check_room(
+                len(documents)
+            )  # as many passages at least, unless they replace or repeat others
             checked = live.ingest.checks.checked(documents)
         return Accepted(self.inbox.accept(checked), [each.id for each in checked], list(warnings))
 
@@ -236,7 +240,7 @@ class Collection:
                 "oversample": max(self.index.oversample, store.index.oversample),
                 "evidence": store.index.evidence,
             },
-            "disk": None if self._live.upkeep.disk is None else vars(self._live.upkeep.disk),
+            "disk": None if self.disk is None else vars(self.disk),
             "wave_rows": store.index.wave_rows,
             "disk_bytes": file_sizes(store.folder),
             "gauge": self.gauge.told(),
@@ -259,6 +263,11 @@ class Collection:
             "limits": {**self.limits.model_dump(), "id_bytes": MAX_ID_BYTES},
             "warnings": prefix_warnings(model, shape.dim, shape.prefix_dim, self.index.order),
         }
+
+    @property
+    def disk(self) -> DiskSpeed | None:
+        """The disk as it was measured; None: not yet, or the vectors are too few to measure it by."""
+        return self._live.upkeep.disk
 
     def damage(self) -> dict[str, Any]:
         """What start found damaged and isn't mended yet: rows, and documents that only their sender can mend."""

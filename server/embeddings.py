@@ -11,6 +11,7 @@ from server.encoders.encoder import Encoder
 from server.encoders.fingerprint import Role
 from server.encoders.known import known
 from server.errors import InputError, InputTooLongError, NoEncoderError, TooLargeError, UnknownModelError
+from server.settings import LimitSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +50,13 @@ def embed(
     texts: Sequence[str],
     role: Role,
     dimensions: int | None,
-    most_texts: int,
+    limits: LimitSettings,
     stop: Callable[[], bool],
 ) -> Embedded:
     """Encode texts, together with what others have encoded at the same time; `stop` ends it between batches.
 
     Raises:
-        TooLargeError: more than `most_texts` texts.
+        TooLargeError: more texts than one request may bring, or a longer one.
         InputTooLongError: a text is longer than the model reads; nothing is cut.
         InputError: a text is empty or no text, or `dimensions` more than the model has.
         EncoderError: as the encoder says.
@@ -67,12 +68,17 @@ def embed(
             "dimensions",
             "Ask for fewer, or leave it out.",
         )
-    if len(texts) > most_texts:
-        raise TooLargeError(f"{len(texts)} texts in one request; the limit is {most_texts}")
+    most = limits.documents_per_request
+    if len(texts) > most:
+        raise TooLargeError(f"{len(texts)} texts in one request; the limit is {most}")
     if not texts:
         raise InputError("there are no texts in the request", "input", "Send at least one.")
     for at, text in enumerate(texts):
-        check_utf8(text, f"input[{at}]")
+        n_bytes = len(check_utf8(text, f"input[{at}]"))
+        if n_bytes > limits.text_bytes:
+            raise TooLargeError(
+                f"input[{at}] has {n_bytes} bytes; the limit is {limits.text_bytes}", "Split it."
+            )
         if not text:
             raise InputError("the text is empty", f"input[{at}]", "Leave it out, or give it a text.")
     lengths = encoder.count_tokens(texts, role)

@@ -91,6 +91,10 @@ class UnauthorizedError(ServiceError):
     """The key is missing or wrong."""
 
 
+class ReadOnlyKeyError(ServiceError):
+    """The key is right, but may only read."""
+
+
 class StaleWriteError(ServiceError):
     """A document changed between reading and writing it; the write is tried again."""
 
@@ -142,6 +146,11 @@ ANSWERS: dict[type[Exception], Answer] = {
     index_errors.DiskFullError: Answer(
         507, "disk_full", "The disk is full",
         "Nothing of this request was stored and searches go on. Free some room and send it again.",
+    ),
+    index_errors.MemoryFullError: Answer(
+        507, "memory_full", "There is not enough memory",
+        "Nothing of this request was stored and searches go on. Raise index.memory_budget, or the memory limit of the "
+        "container; `twopass doctor` says what takes how much.",
     ),
     index_errors.StorageError: Answer(503, "storage_failed", "The disk didn't answer", START_AGAIN),
     encoder_errors.EncoderError: Answer(500, "encoding_failed", "The model failed", START_AGAIN),
@@ -222,8 +231,10 @@ ANSWERS: dict[type[Exception], Answer] = {
     UnknownModelError: Answer(404, "unknown_model", "There is no such model here", "GET /v1/models lists it."),
     JobStateError: Answer(409, "job_state", "The job can't do that", "GET /jobs tells how it stands."),
     UnauthorizedError: Answer(
-        401, "unauthorized", "The key is missing or wrong", "Send the header `Authorization: Bearer <key>`."
+        401, "unauthorized", "The key is missing or wrong",
+        "Send the header `Authorization: Bearer <key>`, or `api-key: <key>`.",
     ),
+    ReadOnlyKeyError: Answer(403, "read_only_key", "The key may only read", "Send the key that may do everything."),
     StaleWriteError: Answer(409, "changed_meanwhile", "The document changed meanwhile", "Send the request again."),
     ConflictError: Answer(409, "conflict", "Something else is under way", "GET /jobs lists what is under way."),
     GenerationChangedError: Answer(409, "changed_meanwhile", "The data changed meanwhile", "Send the request again."),

@@ -1,7 +1,7 @@
 """Taking documents in: check everything first, encode what is new, store all of it at once."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,11 +51,14 @@ class Ingest:
         encoder: Encoder | None,
         limits: LimitSettings,
         stopping: threading.Event,
+        check_room: Callable[[int], None],
     ) -> None:
+        """`check_room` raises MemoryFullError where so many passages more can't be kept."""
         self.store = store
         self.encoder = encoder
         self.checks = Checks(store.shape.dim, encoder is not None, limits)
         self._stopping = stopping
+        self.check_room = check_room
 
     def add(self, documents: Sequence[NewDocument]) -> Added:
         """Store documents, encoding what is new; all of them or, if this raises, none.
@@ -64,7 +67,8 @@ class Ingest:
         ids came earlier, and leaves it.
 
         Raises:
-            InputError, TooLargeError, StoppingError, GenerationChangedError, EncoderError, DiskFullError, StorageError.
+            InputError, TooLargeError, StoppingError, GenerationChangedError, EncoderError, MemoryFullError,
+            DiskFullError, StorageError.
         """
         self.check_running()
         self.checks.check_count(documents)
@@ -78,7 +82,8 @@ class Ingest:
 
         Raises:
             TextNotEncodable: `position` is the document's place in the list.
-            StoppingError, GenerationChangedError, EncoderError, DiskFullError, StorageError: nothing has changed.
+            StoppingError, GenerationChangedError, EncoderError, MemoryFullError, DiskFullError, StorageError: nothing
+                has changed.
         """
         return self._store(documents, numbers, [])
 
@@ -95,6 +100,8 @@ class Ingest:
         while True:
             numbers = [number for at, number in enumerate(from_inbox) if at not in gone]
             plan = self._plan(documents, gone, encoded)
+            if plan.new:
+                self.check_room(sum(len(each.passages) for each in plan.new))
             self._encode(plan, encoded)
             vectors = self._vectors(plan, encoded)
             self.check_running()

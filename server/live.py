@@ -32,9 +32,9 @@ class Live:
     ) -> None:
         self.store = store
         self.encoder = encoder
-        self.ingest = Ingest(store, encoder, limits, stopping)
-        self.searches = Searches(store, encoder, index, notice)
         self.upkeep = Upkeep(store, index, jobs)
+        self.ingest = Ingest(store, encoder, limits, stopping, self.upkeep.check_room)
+        self.searches = Searches(store, encoder, index, notice)
         self._users = 0
         self._changed = threading.Condition()
 

@@ -1,14 +1,14 @@
 """The words in which the command tells what was stored, skipped and found."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:  # httpx takes a while to import, and `--help` needs none
-    from server.client import GenerationAnswer, Hit, JobAnswer, SearchAnswer
+    from server.client import CheckAnswer, GenerationAnswer, Hit, JobAnswer, SearchAnswer
     from server.incoming import Skips
     from server.planning import Forecast, Prediction, Trial
     from server.readers import Found
@@ -133,6 +133,15 @@ def trial_lines(measured: "Trial") -> Iterator[str]:
     for name, expected, found in rows:
         yield f"  {name:<12}{expected:>12}{found:>12}"
     yield f"The rebuild took {duration(measured.rebuild_s)}. Recall depends on the texts; these rows stand for none."
+
+
+def check_lines(checks: "Iterable[CheckAnswer]", width: int) -> Iterator[str]:
+    """Say what was looked at: a line for each, more where it is long, and what to do below it."""
+    indent = " " * 20
+    for check in checks:
+        head = f"{check['status'].upper() if check['status'] != 'ok' else 'ok':4}  {check['name']:14}"
+        for text, first in ((check["found"], head), (check["advice"], indent)):
+            yield from textwrap.wrap(plain(text), width, initial_indent=first, subsequent_indent=indent)
 
 
 def job_lines(job: "JobAnswer") -> Iterator[str]:

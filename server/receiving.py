@@ -42,6 +42,7 @@ class Receiving:
         """
         with self._using() as live:
             live.ingest.check_running()
+            live.ingest.check_room(len(documents))
             checked = live.ingest.checks.checked(documents)
         ids = [each.id for each in checked]
         seen = self._table.ids_in(self._job.id, ids) if self._job.total else set()

@@ -5,6 +5,7 @@ The only module that reads YAML or the environment. Nothing is read until `load_
 
 import difflib
 import os
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -17,6 +18,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -30,6 +32,7 @@ DEFAULT_CONFIG_FILE = Path("config.yaml")
 OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "TWOPASS_URL", "TWOPASS_API_KEY"})
 MAX_DIM = 16384  # dimensions; four times the longest embedding in common use
 MAX_READ_LIMIT = 10_000_000  # full vectors; more than a search in minutes can read
+ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 MIN_BUDGET_BYTES = 1 << 20  # below, a unit was forgotten: 512 for 512M
 
 
@@ -53,8 +56,9 @@ class _Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_bool_for_a_number(cls, value: object) -> object:
-        if isinstance(value, bool):  # pydantic would read `port: yes` as port 1
+    def _no_bool_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        is_switch = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
+        if isinstance(value, bool) and not is_switch:  # pydantic would read `port: yes` as port 1
             raise PydanticCustomError("not_a_switch", "true and false are not among its values")
         return value
 
@@ -62,23 +66,63 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     host: str = Field(default="127.0.0.1", min_length=1)
     """Address to listen on. 127.0.0.1 is reachable from this machine only; 0.0.0.0 from every network it is
-    connected to: set api_key too."""
+    connected to. Elsewhere than on 127.0.0.1 a key is always asked for: where none is set, the first start makes one
+    and prints it."""
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port to listen on. 0 takes any free one."""
     api_key: SecretStr = Field(default=SecretStr(""))
-    """Clients must send this as `Authorization: Bearer <key>`. Empty: no key is asked for. Better set in the
-    environment (TWOPASS_SERVER__API_KEY) than in a file."""
+    """The key that may do everything. Clients send it as `Authorization: Bearer <key>` or in the header `api-key`.
+    Empty: the one that the server has made, if it has. Better set in the environment (TWOPASS_SERVER__API_KEY), or in a
+    file of its own, than here."""
+    api_key_file: Path | None = Field(default=None)
+    """Instead of api_key: a file with the key in it, as Docker's secrets are."""
+    read_key: SecretStr = Field(default=SecretStr(""))
+    """A second key, that may search and read but change nothing. Empty: there is none."""
+    read_key_file: Path | None = Field(default=None)
+    """Instead of read_key: a file with the key in it."""
+    open_metrics: bool = Field(default=False)
+    """Whether GET /metrics answers without a key, for a Prometheus that brings none."""
+    cors_origins: tuple[str, ...] = Field(default=())
+    """Sites whose pages a browser lets call this server, as [https://notes.example.org]; "*": every site. They still
+    need a key where one is asked for."""
     shutdown_grace_s: int = Field(default=10, ge=0, le=3600)
     """Seconds that running requests get to finish when the server is told to stop."""
 
-    @field_validator("api_key")
+    @field_validator("api_key", "read_key")
     @classmethod
     def _fits_a_header(cls, key: SecretStr) -> SecretStr:
-        if not all("!" <= character <= "~" for character in key.get_secret_value()):
-            raise ValueError(
-                "a key is made of ASCII letters, digits and signs, without spaces or line breaks"
-            )
+        check_key_text(key.get_secret_value())
         return key
+
+    @field_validator("api_key_file", "read_key_file", mode="before")
+    @classmethod
+    def _a_file_or_none(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return Path(value).expanduser() if value.strip() else None  # an environment variable can't say null
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _as_list(value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; write it as a browser does, as https://notes.example.org or "
+                    "http://192.168.1.5:8080, in small letters and without a path"
+                )
+        return origins
+
+    @model_validator(mode="after")
+    def _one_place_for_each_key(self) -> "ServerSettings":
+        for name in ("api_key", "read_key"):
+            if getattr(self, name).get_secret_value() and getattr(self, f"{name}_file") is not None:
+                raise ValueError(f"server.{name} and server.{name}_file are both set. Remove one of the two.")
+        return self
 
 
 class EncoderSettings(_Section):
@@ -218,8 +262,8 @@ class IndexSettings(_Section):
     """Share of the true 10 nearest that the first pass must hand to the second, measured on the stored vectors
     each time the first pass is made anew. What it takes is measured too: oversample rises where 8 is too few."""
     memory_budget: ByteSize = Field(default=ByteSize(0), ge=0)
-    """Memory for the codes of the first pass, in bytes or with a unit (512M, 2GiB). 0: half of what the machine,
-    or the container, has."""
+    """Memory for the codes of the first pass, in bytes or with a unit (512M, 2GiB). 0: what the model leaves, at most
+    half of what the machine, or the container, has. Documents whose codes wouldn't fit are refused."""
     bounds: Literal["keep", "none"] = Field(default="keep")
     """Whether an upper bound of every row's score is kept on disk, one byte for each of 256 dimensions: it is what
     proves answers in mode certified."""
@@ -252,9 +296,7 @@ class IndexSettings(_Section):
     @field_validator("metadata_indexes", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        if isinstance(value, str):  # an environment variable: year,author.name
-            return [each.strip() for each in value.split(",") if each.strip()]
-        return [] if value is None else value
+        return _as_list(value)
 
     @field_validator("memory_budget")
     @classmethod
@@ -302,6 +344,13 @@ class LimitSettings(_Section):
     """Most searches in one POST /search/batch."""
     k: int = Field(default=1000, ge=1, le=100_000)
     """Most hits that one search may ask for."""
+    text_bytes: int = Field(default=8_388_608, ge=1024, le=4_294_967_296)
+    """Longest text of a document, in bytes of UTF-8; 8388608 is 8 MiB, more than a thousand pages."""
+    query_bytes: int = Field(default=65_536, ge=64, le=16_777_216)
+    """Longest query, in bytes of UTF-8. A model reads some 2000 of them at most."""
+    concurrent_requests: int = Field(default=1000, ge=1, le=100_000)
+    """Requests that may be under way at once, those included whose body is still on its way; one more is answered
+    with 429. The health routes are not counted."""
     waiting_requests: int = Field(default=256, ge=1, le=100_000)
     """Searches, and as many ingests, that may wait for their turn; one more is answered with 429 and told when to
     come again."""
@@ -390,6 +439,13 @@ def budget_bytes(text: str, source: str) -> int:
         raise SettingsError(
             *[_bad_value(each, {key: source}, {key: text}) for each in error.errors()]
         ) from None
+
+
+def check_key_text(key: str) -> str:
+    """Return a key that a header can carry. Raises ValueError, without it in the text."""
+    if not all("!" <= character <= "~" for character in key):
+        raise ValueError("a key is made of ASCII letters, digits and signs, without spaces or line breaks")
+    return key
 
 
 def setting_fields() -> dict[str, FieldInfo]:
@@ -507,6 +563,13 @@ def _nearest(key: str, valid: list[str]) -> str:
     return max(valid, key=likeness)
 
 
+def _as_list(value: object) -> object:
+    """What an environment variable lists with commas, as the list it is in the file."""
+    if isinstance(value, str):
+        return [each.strip() for each in value.split(",") if each.strip()]
+    return [] if value is None else value
+
+
 def _nested(values: Mapping[str, object]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in values.items():
@@ -535,6 +598,10 @@ def _valid_values(field: FieldInfo) -> str:
         return " or ".join(repr(value) for value in get_args(field.annotation))
     if field.annotation == tuple[str, ...]:
         return "a list of names, in a variable with commas between them"
+    if field.annotation is bool:
+        return "true or false"
+    if field.annotation == Path | None:
+        return "the name of a file"
     if field.annotation in (str, SecretStr, Path):
         return "a text that is not empty (in quotes where YAML would take it for a number)"
     if field.annotation is ByteSize:

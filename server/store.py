@@ -29,8 +29,10 @@ from index.two_pass import (
     pool_size,
 )
 from index.vectors import Float32, Rows
+from server.budget import RESERVE_BYTES
 from server.catalog import Catalog
 from server.errors import GenerationChangedError
+from server.memory import room
 from server.records import Document, DocumentWrite, Filling, Generation, Known, PassageRow, Removed, Stored
 
 NEWEST_ROWS = 4096
@@ -117,7 +119,9 @@ class LocalStore:
         live[found.rows] = True
         live[bad] = False
         self.damage = Damage(set(bad.tolist()), catalog.own_vector_ids(generation.number, bad.tolist()))
-        self.index = TwoPassIndex(self.folder, self.shape, generation.n_rows, live)
+        # Codes that no longer fit would end every start by the kernel's hand.
+        left = max(0, room().free_bytes - RESERVE_BYTES)
+        self.index = TwoPassIndex(self.folder, self.shape, generation.n_rows, live, left)
 
     # Writing
 

@@ -5,18 +5,19 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import structlog
 
-from index.axes import Order
 from index.disk import DiskSpeed, measure_disk, wave_rows
-from index.errors import IndexFault
-from index.plan import Codec, Kind, Wish
+from index.errors import IndexFault, MemoryFullError
+from index.plan import Wish
 from index.planner import READ_MS
 from index.two_pass import TwoPassIndex, vector_path
+from server.budget import RESERVE_BYTES, Budget, budget_of, held_bytes, wish_of
 from server.jobs import Job, Jobs
-from server.memory import give_back, limit_bytes
+from server.memory import give_back, limit_bytes, room
 from server.settings import IndexSettings
 from server.store import LocalStore
 
@@ -31,10 +32,6 @@ CACHED_SHARE = 0.5
 
 SETTLE_S = 0.2
 """How often who waits for the thread looks whether it still has to."""
-
-MAPPED_PART, RESIDENT_PART = 2, 4
-"""Of the memory, what codes may take unless the settings say: a half where they are mapped. A quarter where they are
-the process's own, since a rebuild holds the old ones and the new ones, and some 130 MiB besides."""
 
 RETRY_GROWTH = (
     1.1  # rows, against those at which making a first pass failed, before it is tried again by itself
@@ -78,17 +75,26 @@ class Upkeep:
 
     def wish(self) -> Wish:
         """Return what the settings ask for."""
-        settings = self._settings
-        return Wish(
-            prefix_dim=self._store.shape.prefix_dim,
-            order=None if settings.order == "auto" else Order(settings.order),
-            codec=None if settings.codec == "auto" else Codec(settings.codec),
-            kind=None if settings.kind == "auto" else Kind(settings.kind),
-            target_recall=settings.target_recall,
-            memory_bytes=settings.memory_budget or limit_bytes() // MAPPED_PART,
-            resident_bytes=settings.memory_budget or limit_bytes() // RESIDENT_PART,
-            with_bounds=settings.bounds == "keep",
-        )
+        return wish_of(self._settings, self._store.shape.prefix_dim, self._budget)
+
+    def check_room(self, n_new: int) -> None:
+        """Look whether so many passages more can be kept, with what memory there is now and as the codes may grow.
+
+        Raises:
+            MemoryFullError: they can't.
+        """
+        now = room()
+        if now.free_bytes < RESERVE_BYTES:
+            raise MemoryFullError(
+                f"{now.free_bytes / 2**20:,.0f} MiB of memory are left of {now.limit_bytes / 2**20:,.0f} MiB "
+                f"({now.source}); {RESERVE_BYTES >> 20} MiB are kept back for searches"
+            )
+        self._index.check_room(self.wish(), n_new)
+
+    @cached_property
+    def _budget(self) -> Budget:
+        """Looked up once, when the model is loaded: what is free for a moment must not change the codes."""
+        return budget_of(self._settings, room(), held_bytes(self._index))
 
     def settle(self, is_enough: Callable[[], bool]) -> None:
         """Wait until the first pass suits the rows there are, or until `is_enough` says to wait no longer."""
@@ -139,10 +145,9 @@ class Upkeep:
         job, log = task.job, structlog.get_logger()
         job.begin()
         self._measure_disk()
+        wish = replace(task.wish, working_bytes=max(0, room().free_bytes - RESERVE_BYTES))
         try:
-            report = self._index.rebuild(
-                task.wish, self._read_ms(), lambda: self._is_unwanted(job), job.progress
-            )
+            report = self._index.rebuild(wish, self._read_ms(), lambda: self._is_unwanted(job), job.progress)
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the thread
             # The first pass in place goes on serving; the next growth tries again.
             self._failed_at = self._index.n_rows

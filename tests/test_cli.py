@@ -22,7 +22,7 @@ from server.client import DEFAULT_URL
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "serve", "ingest", "search", "rebuild", "compact", "plan", "evaluate", "reembed", "backup", "restore", "export",
-    "import", "verify", "demo", "jobs", "models",
+    "import", "verify", "demo", "doctor", "key", "jobs", "models",
 )  # fmt: skip
 
 

@@ -209,7 +209,8 @@ def test_openapi_names_every_route_and_the_error_shape(filled):
         "/index/reembed", "/index/rollback", "/index/generations", "/index/generations/{number}",
         "/v1/embeddings", "/v1/models", "/v1/models/{model}", "/evaluate",
         "/metadata/indexes", "/metadata/indexes/{path}",
-        "/index/rebuild", "/jobs", "/jobs/{id}", "/stats", "/info", "/metrics", "/livez", "/readyz", "/health",
+        "/index/rebuild", "/jobs", "/jobs/{id}", "/stats", "/info", "/metrics", "/doctor",
+        "/livez", "/readyz", "/health",
     }  # fmt: skip
     body = openapi["paths"]["/documents"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "application/x-ndjson"}

@@ -164,12 +164,13 @@ def test_curl_and_twopass_commands_of_the_readme_work_in_their_order(server):
         for words in COMMANDS
         if words[0] in ("curl", TWOPASS)
     ]
-    added, found, page, deleted, _, searched, verified, planned = answers
+    added, found, page, deleted, _, searched, verified, looked_at, planned = answers
     assert (added["ids"], added["created"]) == (["otter", "kettle"], 2)
     assert [each["id"] for each in page["documents"]] == ["kettle", "otter"]
     assert deleted == {"deleted": 1, "missing": []}
     assert "docs/" in searched.splitlines()[0]
     assert "no problems" in verified
+    assert looked_at.startswith(f"As the server at {server.url} says:")
     assert planned.startswith("5,000,000 rows of 768 dimensions") and "first pass" in planned
     (shown,) = fences(README, "json")
     assert settled(json.loads(shown)) == settled(found)

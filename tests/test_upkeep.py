@@ -7,10 +7,11 @@ import pytest
 
 from index.axes import Order
 from index.errors import PlanError
-from index.plan import Codec, Kind, Plan
+from index.plan import Codec, Kind, Plan, plain
 from server import upkeep
 from server.errors import answer_for
 from server.jobs import Jobs
+from server.memory import Room
 from server.settings import IndexSettings
 from server.upkeep import Upkeep
 
@@ -18,8 +19,10 @@ LIMIT = 400 << 20
 
 
 def wish(monkeypatch, **settings):
-    monkeypatch.setattr(upkeep, "limit_bytes", lambda: LIMIT)
-    store = SimpleNamespace(shape=SimpleNamespace(prefix_dim=256))
+    monkeypatch.setattr(upkeep, "room", lambda: Room(LIMIT, LIMIT, "the machine"))
+    store = SimpleNamespace(
+        shape=SimpleNamespace(prefix_dim=256), index=SimpleNamespace(n_rows=0, plan=plain(256))
+    )
     return Upkeep(store, IndexSettings(**settings), Jobs()).wish()
 
 

@@ -54,7 +54,12 @@ class FirstPass:
 
     @staticmethod
     def open(
-        folder: Path, generation: int, vectors: VectorView, live: NDArray[np.bool_], plain: Plan
+        folder: Path,
+        generation: int,
+        vectors: VectorView,
+        live: NDArray[np.bool_],
+        plain: Plan,
+        resident_bytes: int | None = None,
     ) -> "FirstPass":
         """Take every committed row: sealed parts from their files, or anew from the vectors.
 
@@ -63,12 +68,14 @@ class FirstPass:
             live: (n_rows,) which rows may be found; n_rows may exceed vectors.n_rows where rows are missing,
                 and those must not be live.
             plain: what to make where there is no usable build. A plain build of another length is replaced.
+            resident_bytes: what codes that aren't mapped may take; a build that takes more is not usable.
 
         Files of other generations and builds are removed: they are derived.
         """
         files = FirstPassFolder(folder, generation)
         manifest = files.newest()
-        recipe = files.recipe(manifest, vectors.dim) if manifest else None
+        fits = manifest is None or _fits(manifest.plan, len(live), resident_bytes)
+        recipe = files.recipe(manifest, vectors.dim) if manifest and fits else None
         if manifest is None or recipe is None or (manifest.plan.is_plain and manifest.plan != plain):
             number = 0 if manifest is None else manifest.number + 1
             manifest, recipe = Manifest(number, plain), Recipe.plain(plain, vectors.dim)
@@ -338,6 +345,10 @@ class _BoundsBuilder:
     def part(self, first_row: int, n_rows: int, index: Any) -> BoundPart:
         """Return the part, with the index as it was written and mapped."""
         return BoundPart(first_row, n_rows, index, self.residual, self.longest)
+
+
+def _fits(plan: Plan, n_rows: int, resident_bytes: int | None) -> bool:
+    return resident_bytes is None or not plan.is_resident or n_rows * plan.row_bytes <= resident_bytes
 
 
 def _none(rows: Rows) -> NDArray[np.bool_]:

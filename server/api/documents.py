@@ -11,6 +11,7 @@ from index.vectors import Float32
 from server.api.answers import answer
 from server.api.bodies import NDJSON, Ids, media_type_of, read_documents
 from server.api.openapi import json_body
+from server.api.rights import for_readers
 from server.api.routes import Route
 from server.api.schemas import (
     AcceptedOut,
@@ -103,6 +104,7 @@ def accepted(documents: Accepted) -> Response:
 
 
 @router.get("/documents", response_model=PageOut)
+@for_readers
 async def list_documents(
     service: Service,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -132,6 +134,7 @@ async def delete_documents(service: Service, body: Ids) -> Response:
 
 
 @router.get("/documents/{id:path}", response_model=OneDocumentOut)
+@for_readers
 async def get_document(service: Service, id: str) -> Response:
     """One document, as it is stored; or, if it isn't yet, as it waits to be encoded."""
     document, is_pending = await service.read(service.collection.get, id)

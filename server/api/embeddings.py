@@ -9,6 +9,7 @@ from server.api.answers import answer
 from server.api.bodies import read_json
 from server.api.embedding_schemas import EmbeddingsIn, EmbeddingsOut, ModelOut, ModelsOut
 from server.api.openapi import json_body
+from server.api.rights import for_readers
 from server.api.routes import Route
 from server.api.threads import Running, Service
 from server.embeddings import Embedded, embed, encoder_named, model_names
@@ -27,6 +28,7 @@ Embeddings = Annotated[EmbeddingsIn, Depends(read_embeddings)]
 
 
 @router.post("/embeddings", response_model=EmbeddingsOut, openapi_extra=json_body(EmbeddingsIn))
+@for_readers
 async def create_embeddings(service: Service, body: Embeddings) -> Response:
     """Vectors of texts, by the model that searches here. Nothing is stored."""
     run = service.read if body.input_type == "query" else service.ingest
@@ -34,6 +36,7 @@ async def create_embeddings(service: Service, body: Embeddings) -> Response:
 
 
 @router.get("/models", response_model=ModelsOut)
+@for_readers
 async def list_models(service: Service) -> Response:
     """The model that is served here; none where clients bring the vectors."""
     encoder = service.collection.encoder
@@ -41,6 +44,7 @@ async def list_models(service: Service) -> Response:
 
 
 @router.get("/models/{model:path}", response_model=ModelOut)
+@for_readers
 async def get_model(service: Service, model: str) -> Response:
     """The model, by its name or an alias."""
     return answer(model_out(encoder_named(service.collection.encoder, model)))
@@ -55,7 +59,7 @@ def embeddings_answer(service: Running, body: EmbeddingsIn) -> Response:
         [body.input] if isinstance(body.input, str) else body.input,
         Role.QUERY if body.input_type == "query" else Role.DOCUMENT,
         body.dimensions,
-        service.settings.limits.documents_per_request,
+        service.settings.limits,
         lambda: collection.is_stopping,
     )
     return answer(embeddings_out(embedded, body.encoding_format, encoder.fingerprint.model))

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from server.api.answers import answer
 from server.api.bodies import read_json
 from server.api.openapi import json_body
+from server.api.rights import for_readers
 from server.api.routes import Route
 from server.api.schemas import RebuildOut
 from server.api.threads import Service
@@ -86,6 +87,7 @@ async def rollback(service: Service) -> Response:
 
 
 @router.get("/index/generations", response_model=GenerationsOut)
+@for_readers
 async def generations(service: Service) -> Response:
     """Every generation of vectors: the current one, those to go back to, and one being filled."""
     told: list[dict[str, Any]] = await service.read(service.collection.reembedding.generations)

@@ -8,6 +8,7 @@ from server.api.answers import answer
 from server.api.bodies import Rebuild
 from server.api.events import events
 from server.api.openapi import json_body
+from server.api.rights import for_readers
 from server.api.routes import Route
 from server.api.schemas import JobOut, JobsOut, RebuildIn, RebuildOut
 from server.api.threads import Service
@@ -45,18 +46,21 @@ async def compact(service: Service) -> Response:
 
 
 @router.get("/jobs", response_model=JobsOut)
+@for_readers
 async def jobs(service: Service) -> Response:
     """The jobs, the newest first: all that haven't ended, and the last that have."""
     return answer({"jobs": [job.told() for job in service.collection.jobs.all()]})
 
 
 @router.get("/jobs/{id}", response_model=JobOut)
+@for_readers
 async def one_job(service: Service, id: str) -> Response:
     """One job: how far it is, and what came of it."""
     return answer(service.collection.jobs.get(id).told())
 
 
 @router.get("/jobs/{id}/events", response_class=Response, responses=EVENTS)
+@for_readers
 async def job_events(service: Service, id: str) -> Response:
     """One job, told again after every change, twice a second at most, until it ends."""
     collection = service.collection

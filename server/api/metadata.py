@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.api.answers import answer
 from server.api.bodies import read_json
 from server.api.openapi import json_body
+from server.api.rights import for_readers
 from server.api.routes import Route
 from server.api.schemas import RebuildOut
 from server.api.threads import Service
@@ -77,6 +78,7 @@ NewIndex = Annotated[MetadataIndexIn, Depends(read_metadata_index)]
 
 
 @router.get("/metadata/fields", response_model=FieldsOut)
+@for_readers
 async def fields(service: Service) -> Response:
     """What a filter can ask for: the fields of the metadata, with their types and most frequent values."""
     sampled, found = await service.read(service.collection.catalog.filtering.fields)
@@ -84,6 +86,7 @@ async def fields(service: Service) -> Response:
 
 
 @router.get("/metadata/indexes", response_model=MetadataIndexesOut)
+@for_readers
 async def metadata_indexes(service: Service) -> Response:
     """The fields of the metadata whose values are kept in order, so that filters find them quickly."""
     return answer({"indexes": await service.read(service.collection.metadata_indexes.told)})

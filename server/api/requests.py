@@ -1,21 +1,33 @@
 """Around every request: its id, the key, one log line, and an answer even to what nobody foresaw."""
 
+import contextlib
 import os
 import re
 import time
 import traceback
+from collections.abc import Mapping
 
 import structlog
 from anyio import to_thread
-from pydantic import SecretStr
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.problems import answered, problem_response
-from server.auth import check_key, is_open
-from server.errors import ANSWERS, ServiceError, TooLargeError, UnauthorizedError, problem
+from server.api.rights import Rights
+from server.api.traffic import Traffic
+from server.auth import Keys, Right
+from server.errors import (
+    ANSWERS,
+    BusyError,
+    ReadOnlyKeyError,
+    ServiceError,
+    TooLargeError,
+    UnauthorizedError,
+    problem,
+)
 from server.memory import LARGE_BYTES, give_back
 from server.metrics import Metrics
+from server.settings import LimitSettings
 
 HUNG_UP = 499
 """In the log, as nginx has it: the client closed the connection before it had sent its whole request."""
@@ -28,11 +40,13 @@ ACCEPTABLE_ID = re.compile(rb"[!-~]{1,128}")
 class Requests:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, api_key: SecretStr, body_limit_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, rights: Rights, limits: LimitSettings, metrics: Metrics) -> None:
         self.app = app
+        self.keys = keys
+        self.rights = rights
+        self.body_limit_bytes = limits.body_bytes
+        self.traffic = Traffic(limits)
         self.metrics = metrics
-        self.api_key = api_key
-        self.body_limit_bytes = body_limit_bytes
         self._log = structlog.get_logger().bind()  # bound once: each time takes 5 µs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,6 +60,7 @@ class Requests:
         body = Body(receive, headers, self.body_limit_bytes)
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, body=body)
+        needed = self.rights.needed(scope["method"], scope["path"])
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -56,9 +71,12 @@ class Requests:
             await send(message)
 
         try:
-            check_key(self.api_key, scope["path"], headers.get(b"authorization", b""))
-            await self.app(scope, body.receive, send_with_id)
-        except (UnauthorizedError, TooLargeError) as error:
+            self.keys.check(key_in(headers), needed)
+            # What asks for no key isn't counted: a probe must not fail because many search.
+            is_counted = needed is not Right.NONE
+            with self.traffic.counted(body.n_bytes) if is_counted else contextlib.nullcontext():
+                await self.app(scope, body.receive, send_with_id)
+        except (UnauthorizedError, ReadOnlyKeyError, BusyError, TooLargeError) as error:
             await problem_response(error, request_id, scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             status = status or HUNG_UP
@@ -71,7 +89,7 @@ class Requests:
         route = getattr(scope.get("route"), "path", None)  # the template: paths hold people's file names
         code = state.get("code")
         self.metrics.answered(scope["method"], route, status, seconds, code)
-        is_quiet = is_open(scope["path"]) or scope["path"] == METRICS
+        is_quiet = needed is Right.NONE or scope["path"] == METRICS
         tell = self._log.debug if is_quiet else self._log.info
         tell(
             "request",
@@ -84,6 +102,19 @@ class Requests:
         )
         if body.n_bytes > LARGE_BYTES:
             await to_thread.run_sync(give_back)
+
+
+def key_in(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the key that a request brings; None: none. An `api-key` counts before an `Authorization`.
+
+    So a proxy in front may ask for passwords of its own, which browsers send as `Authorization: Basic …`.
+    """
+    if b"api-key" in headers:
+        return headers[b"api-key"].strip()
+    if b"authorization" not in headers:
+        return None
+    scheme, _, key = headers[b"authorization"].partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
 
 
 class Body:

@@ -285,6 +285,22 @@ class RebuildOut(_Out):
     job: JobOut
 
 
+class CheckOut(_Out):
+    name: str
+    """memory, disk_space, disk_latency, page_size, cpu, model, recall, damage or settings."""
+    status: Literal["ok", "warn", "fail"]
+    found: str
+    """In words, with the numbers."""
+    advice: str
+    """What to do; empty where there is nothing to do."""
+
+
+class DoctorOut(_Out):
+    ok: bool
+    """Whether nothing has failed; warnings don't count."""
+    checks: list[CheckOut]
+
+
 class AcceptedOut(_Out):
     """Documents that survive a power loss from now on; searches find them once the job has stored them."""
 

@@ -9,9 +9,11 @@ from fastapi import APIRouter, Response
 from server.api.answers import answer
 from server.api.bodies import Search, SearchList
 from server.api.openapi import json_body
+from server.api.rights import for_readers
 from server.api.routes import Route
 from server.api.schemas import HybridIn, Include, SearchesIn, SearchesOut, SearchIn, SearchOut
 from server.api.threads import Service
+from server.checks import check_utf8
 from server.conditions import parse_path
 from server.errors import InputError, TooLargeError
 from server.filters import parse_filter
@@ -25,6 +27,7 @@ R = TypeVar("R")
 
 
 @router.post("/search", response_model=SearchOut, openapi_extra=json_body(SearchIn))
+@for_readers
 async def search(service: Service, body: Search) -> Response:
     """Find the k best documents by meaning."""
     query = query_of(body, service.settings.limits, "")
@@ -38,6 +41,7 @@ async def search(service: Service, body: Search) -> Response:
 
 
 @router.post("/search/batch", response_model=SearchesOut, openapi_extra=json_body(SearchesIn))
+@for_readers
 async def search_batch(service: Service, body: SearchList) -> Response:
     """Several searches in one request, encoded together."""
     searches = body.searches
@@ -60,6 +64,15 @@ def check_batch(n_searches: int, limit: int) -> None:
         raise TooLargeError(f"{n_searches} searches in one request; the limit is {limit}")
 
 
+def check_query(text: str, limit_bytes: int, where: str) -> None:
+    n_bytes = len(check_utf8(text, where))
+    if n_bytes > limit_bytes:
+        raise TooLargeError(
+            f"{where} has {n_bytes} bytes; the limit is {limit_bytes}",
+            "Shorten it: a model reads its beginning only. Or raise limits.query_bytes.",
+        )
+
+
 def query_of(body: SearchIn, limits: LimitSettings, where: str) -> Query:
     """Check what the schema can't. `where` is what stands before a field's name in an error."""
     k_limit = limits.k
@@ -72,6 +85,8 @@ def query_of(body: SearchIn, limits: LimitSettings, where: str) -> Query:
             f"offset and k are {body.offset + body.k} together; the largest is {k_limit}", f"{where}offset",
             "Narrow the search by a filter, or raise limits.k.",
         )  # fmt: skip
+    if body.query is not None:
+        check_query(body.query, limits.query_bytes, f"{where}query")
     if body.group_by is not None:
         parse_path(body.group_by, f"{where}group_by")
     return Query(

@@ -1,15 +1,18 @@
-"""Routes that tell how the server is: /stats, /info, /metrics and the health routes."""
+"""Routes that tell how the server is: /stats, /info, /doctor, /metrics, the health routes. And /openapi.json."""
 
 from typing import Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from server import __version__
 from server.api.answers import answer
+from server.api.rights import for_anyone, for_readers
 from server.api.routes import Route
-from server.api.threads import Service
+from server.api.schemas import DoctorOut
+from server.api.threads import Running, Service
+from server.doctor import Report, examine, served
 from server.errors import StoppingError
 from server.metrics import MEDIA_TYPE
 
@@ -17,30 +20,43 @@ router = APIRouter(tags=["status"], route_class=Route)
 
 
 @router.get("/stats", response_model=dict[str, Any])
+@for_readers
 async def stats(service: Service) -> Response:
     """Counts, sizes and what is degraded."""
     return answer(await service.read(service.collection.stats))
 
 
 @router.get("/info", response_model=dict[str, Any])
+@for_readers
 async def info(service: Service) -> Response:
     """What this server is: version, model, vectors, limits."""
     return answer({"name": "twopass", "version": __version__, **service.collection.info()})
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
+@for_readers
 async def metrics(service: Service) -> Response:
     """Counts, sizes and times, for Prometheus. Answered however many searches wait."""
     return Response(await to_thread.run_sync(service.metrics.told), media_type=MEDIA_TYPE)
 
 
+@router.get("/doctor", response_model=DoctorOut)
+@for_readers
+async def doctor(service: Service) -> Response:
+    """What is well and what isn't, with advice: the machine, the data, and whether the two suit each other."""
+    report = await service.read(examined, service)
+    return answer(report.told())
+
+
 @router.get("/livez", response_model=dict[str, str])
+@for_anyone
 async def livez() -> Response:
     """The process answers."""
     return answer({"status": "ok"})
 
 
 @router.get("/readyz", response_model=dict[str, str])
+@for_anyone
 async def readyz(service: Service) -> Response:
     """Searches and ingest are taken. `degraded`: some stored vectors are damaged, see /stats."""
     if service.collection.is_stopping:
@@ -49,6 +65,18 @@ async def readyz(service: Service) -> Response:
 
 
 @router.get("/health", response_model=dict[str, str])
+@for_anyone
 async def health(service: Service) -> Response:
     """The same as /readyz."""
     return await readyz(service)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+@for_anyone
+async def openapi(request: Request) -> Response:
+    """The API as OpenAPI describes it."""
+    return answer(request.app.openapi())
+
+
+def examined(service: Running) -> Report:
+    return examine(served(service.collection, service.settings))

@@ -7,6 +7,8 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from server.api.rights import for_anyone
+
 WEB = Path(__file__).parent.parent / "web"
 
 STRICT = (
@@ -41,21 +43,23 @@ class Files(StaticFiles):
 
 
 def add_pages(app: FastAPI) -> None:
-    """Have the app serve both pages and what they load."""
-    page, docs = Files(WEB, PAGE_POLICY), Files(WEB, DOCS_POLICY)
+    """Have the app serve both pages and what they load. A browser that opens a page sends no key; nothing is in them."""
+    page, docs = for_anyone(Files(WEB, PAGE_POLICY)), Files(WEB, DOCS_POLICY)
     router = APIRouter(include_in_schema=False)
 
     @router.api_route("/", methods=["GET", "HEAD"])
+    @for_anyone
     async def search_page(request: Request) -> Response:
         return await page.get_response("index.html", request.scope)
 
     @router.api_route("/docs", methods=["GET", "HEAD"])
+    @for_anyone
     async def api_page(request: Request) -> Response:
         return await docs.get_response("docs.html", request.scope)
 
     app.include_router(router)
     app.mount("/web", page)
-    app.mount("/docs", Files(_swagger_ui(), DOCS_POLICY))
+    app.mount("/docs", for_anyone(Files(_swagger_ui(), DOCS_POLICY)))
 
 
 def _swagger_ui() -> Path:
