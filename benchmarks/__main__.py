@@ -10,7 +10,7 @@ import importlib
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("exactness", "cranfield", "footprint", "overhead")
+BENCHMARKS = ("exactness", "cranfield", "footprint", "overhead", "fusion")
 OWN_OPTIONS = {
     "peers": "benchmarks.peers.command",
     "encoders": "benchmarks.encoders",

@@ -156,7 +156,9 @@ def test_explain_tells_how_the_score_grew_and_what_each_stage_took(server, vecto
     answer = response.json()
     stages = [part.split(";dur=") for part in response.headers["server-timing"].split(", ")]
     assert {name: float(ms) for name, ms in stages} == answer["timings_ms"]
-    assert list(answer["timings_ms"]) == ["encode", "filter", "first_pass", "second_pass", "fetch", "total"]
+    assert list(answer["timings_ms"]) == [
+        "encode", "filter", "first_pass", "second_pass", "words", "fetch", "total",
+    ]  # fmt: skip
     for hit in answer["hits"]:
         assert hit["explain"]["scores"] == {"32": pytest.approx(hit["score"], abs=1e-5)}
 

@@ -209,7 +209,7 @@ class SearchOut(_Out):
     """true: the hits are what mode exact would find, proved. Always so in mode exact; in mode certified unless max_read
     was reached; in mode two_pass where it happened to read everything."""
     timings_ms: dict[str, float]
-    """encode, filter, first_pass, second_pass, fetch, total; also in the header Server-Timing."""
+    """encode, filter, first_pass, second_pass, words, fetch, total; also in the header Server-Timing."""
     explain: SearchExplanation | None = None
     warnings: list[str]
 

@@ -15,7 +15,8 @@ from server.api.threads import Service
 from server.conditions import parse_path
 from server.errors import InputError, TooLargeError
 from server.filters import parse_filter
-from server.searches import Answer, Hit, Hybrid, Query
+from server.hybrid import Hybrid
+from server.searches import Answer, Hit, Query
 from server.settings import LimitSettings
 
 router = APIRouter(tags=["search"], route_class=Route)
@@ -105,6 +106,7 @@ def search_out(body: SearchIn, answer: Answer, total_s: float) -> dict[str, Any]
         "filter": answer.filter_s,
         "first_pass": found.first_pass_s,
         "second_pass": found.second_pass_s,
+        "words": answer.words_s,
         "fetch": answer.fetch_s,
         "total": total_s,
     }
