@@ -69,7 +69,7 @@ def docstrings(n_texts: int = 1500, n_queries: int = 300) -> Collection:
     return _sample("docstrings", [(summary, rest) for rest, summary in pairs.items()], n_texts, n_queries)
 
 
-def manual(n_texts: int = 300, n_queries: int = 200) -> Collection:
+def manual(n_texts: int = 250, n_queries: int = 200) -> Collection:
     """Pages of sections 1, 2, 3, 5, 7 and 8; of programs with more than fifty pages, fifty."""
     paths: dict[str, list[Path]] = {}
     for section in "123578":

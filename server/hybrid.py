@@ -79,10 +79,9 @@ def with_words(
     }  # fmt: skip
     ordered = [hits[number] for number in leading if number in hits]
     rows_read = found.rows_read + len(missed)
-    found = replace(
-        found, hits=ordered, certified=False, n_proved=0, rows_read=rows_read,
-        bytes_read=rows_read * store.index.row_bytes,
-    )  # fmt: skip
+    found = replace(found, hits=ordered, rows_read=rows_read, bytes_read=rows_read * store.index.row_bytes)
+    if len(by_words.documents):  # else the order is the meaning's, and as certain as before
+        found = replace(found, certified=False, n_proved=0)
     return WithWords(found, words, time.perf_counter() - started)
 
 
