@@ -12,7 +12,7 @@ import importlib
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("exactness", "cranfield", "footprint", "overhead", "backup")
+BENCHMARKS = ("exactness", "cranfield", "footprint", "overhead", "fusion", "backup")
 OWN_OPTIONS = {
     "peers": "benchmarks.peers.command",
     "encoders": "benchmarks.encoders",

@@ -16,6 +16,7 @@ Acquire::Languages=en update`.
 """
 
 import ast
+import functools
 import gzip
 import re
 import subprocess
@@ -46,7 +47,7 @@ class Collection:
     judgements: list[dict[int, int]]  # for each query: number of the text, from 0, to grade, above 0
 
 
-def packages(lists: Path = LISTS, n_texts: int = 3000, n_queries: int = 300) -> Collection:
+def packages(lists: Path = LISTS, n_texts: int = 1500, n_queries: int = 300) -> Collection:
     """One package of each group whose long descriptions begin alike (-dev, -doc, …), the one with the shortest name."""
     found: dict[str, tuple[str, str, str]] = {}  # first paragraph: (name, summary, description)
     for name, summary, description in _descriptions(lists):
@@ -57,7 +58,7 @@ def packages(lists: Path = LISTS, n_texts: int = 3000, n_queries: int = 300) -> 
     return _sample("packages", [(summary, text) for _, summary, text in found.values()], n_texts, n_queries)
 
 
-def docstrings(n_texts: int = 3000, n_queries: int = 300) -> Collection:
+def docstrings(n_texts: int = 1500, n_queries: int = 300) -> Collection:
     """Python's library and LIBRARIES; without the summary, a text must still have 150 characters."""
     pairs = {}
     for _, docstring in _docstrings():
@@ -68,7 +69,7 @@ def docstrings(n_texts: int = 3000, n_queries: int = 300) -> Collection:
     return _sample("docstrings", [(summary, rest) for rest, summary in pairs.items()], n_texts, n_queries)
 
 
-def manual(n_texts: int = 600, n_queries: int = 200) -> Collection:
+def manual(n_texts: int = 250, n_queries: int = 200) -> Collection:
     """Pages of sections 1, 2, 3, 5, 7 and 8; of programs with more than fifty pages, fifty."""
     paths: dict[str, list[Path]] = {}
     for section in "123578":
@@ -86,8 +87,10 @@ def manual(n_texts: int = 600, n_queries: int = 200) -> Collection:
     return _sample("manual", [(query, text) for text, query in pairs.items()], n_texts, n_queries)
 
 
-def dictionary(n_texts: int = 4000, n_queries: int = 400) -> Collection:
+def dictionary(n_texts: int = 2500, n_queries: int = 400) -> Collection:
     """Words with one sense in WordNet and one entry in GCIDE."""
+    if missing := [each for each in (WORDNET, GCIDE) if not each.exists()]:
+        raise SystemExit(f"{missing[0]} isn't there: see known_items.py")
     senses: dict[str, list[str]] = {}
     for part in ("noun", "verb", "adj", "adv"):
         for line in (WORDNET / f"data.{part}").read_text().splitlines():
@@ -118,7 +121,7 @@ def dictionary(n_texts: int = 4000, n_queries: int = 400) -> Collection:
     return _sample("dictionary", pairs, n_texts, n_queries)
 
 
-def names(n_texts: int = 3000, n_queries: int = 300) -> Collection:
+def names(n_texts: int = 1500, n_queries: int = 300) -> Collection:
     """A text is a dotted name and how its docstring begins; a query the name's last part, where only one has it."""
     texts: dict[str, str] = {}
     for name, docstring in _docstrings():
@@ -169,8 +172,13 @@ def _descriptions(lists: Path) -> Iterator[tuple[str, str, str]]:
                 yield name, summary, "\n\n".join(filter(None, paragraphs))
 
 
-def _docstrings() -> Iterator[tuple[str, str]]:
-    """Yield dotted names and docstrings of public functions and classes, sorted by path; nothing is imported."""
+@functools.cache
+def _docstrings() -> list[tuple[str, str]]:
+    """Return dotted names and docstrings of public functions and classes, sorted by path; nothing is imported."""
+    return list(_found_docstrings())
+
+
+def _found_docstrings() -> Iterator[tuple[str, str]]:
     paths = sysconfig.get_paths()
     library, installed = Path(paths["stdlib"]), Path(paths["purelib"])
     folders = [(library, [p for p in sorted(library.rglob("*.py")) if "site-packages" not in p.parts])]

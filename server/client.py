@@ -64,12 +64,22 @@ class Passage(TypedDict):
     text: NotRequired[str | None]
 
 
+class HitWords(TypedDict):
+    """What the words of a hybrid search did for a hit: BM25, and its ranks by words and by meaning."""
+
+    score: float | None
+    rank: int | None
+    meaning_rank: int | None
+    fused: float
+
+
 class HitExplain(TypedDict):
     """How a hit was found: its place among the candidates of the first pass, and in the end. Ranks from 1."""
 
     prefix_score: float | None
     prefix_rank: int | None
     rank: int
+    words: HitWords | None
 
 
 class Hit(TypedDict):

@@ -181,7 +181,9 @@ def _check_folder(client: Client, data_dir: Path) -> None:
 
 
 def _ask(client: Client, question: str) -> SearchAnswer:
-    return client.search({"query": question, "k": 10, "include": ["text", "metadata", "explain"]})
+    # It shows what the second pass does, so nothing else is to move the hits.
+    wanted = {"query": question, "k": 10, "hybrid": False, "include": ["text", "metadata", "explain"]}
+    return client.search(wanted)
 
 
 def _print_answer(console: Console, question: str, answer: SearchAnswer) -> None:

@@ -1,4 +1,11 @@
-"""Two lists of documents, by meaning and by words, made one. Pure."""
+"""Two lists of documents, by meaning and by words, made one. Pure.
+
+`weighted` adds two numbers, each from 0 to about 1. That of the meaning is where a cosine lies between the last and the
+best of its list, so it doesn't matter where a model's cosines lie. That of the words is BM25 as a share of what a
+document of ordinary length gets that has every word of the question once. The best by words isn't stretched to 1: where
+it has but a few of the words, and common ones, the meaning decides; where it has all of them, as of a name, the words
+do.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +27,7 @@ class Fusion(StrEnum):
     WEIGHTED = "weighted"
 
 
-DEFAULT_WEIGHTS = {Fusion.RRF: 0.5, Fusion.WEIGHTED: 0.4}
+DEFAULT_WEIGHTS = {Fusion.RRF: 0.5, Fusion.WEIGHTED: 0.6}
 """What the words count, from 0 to 1; the rest is the meaning's."""
 
 
@@ -42,32 +49,37 @@ class Fused:
     keyword_ranks: NDArray[np.int64]  # (n,), likewise
 
 
-def fuse(dense: Scored, keyword: Scored, method: Fusion, weight: float | None = None) -> Fused:
+def fuse(dense: Scored, keyword: Scored, whole: float, method: Fusion, weight: float | None = None) -> Fused:
     """Fuse two lists.
 
-    Either list may be empty. Neither is changed.
+    Either list may be empty. Neither is changed. What stands behind the DEPTH best by cosine comes last, in its order:
+    so the pages of a search join, however deep each of them looked.
 
     Args:
-        dense: by cosine. For `weighted` it should have the documents of `keyword` as well: one that it lacks counts as
-            the worst that it has.
-        keyword: by BM25. For `weighted` it should have the documents of `dense` as well, as far as they have a word of
-            the question: one that it lacks counts as having none.
+        dense: by cosine. A document that isn't among its DEPTH best counts as the last of those.
+        keyword: by BM25, at most DEPTH. A document that it lacks counts as having none of the words.
+        whole: BM25 of a document of ordinary length that has every word of the question once; above 0 where `keyword`
+            has documents.
         weight: what the words count, from 0 (nothing) to 1 (all); None: DEFAULT_WEIGHTS.
 
     Returns:
-        Every document of either list; ties by id.
+        Every document of either list; ties by cosine, then by id.
     """
     share = DEFAULT_WEIGHTS[method] if weight is None else weight
     ids = np.union1d(dense.ids, keyword.ids)
     dense_ranks, keyword_ranks = _ranks(dense, ids), _ranks(keyword, ids)
+    leading = (dense_ranks > 0) | (keyword_ranks > 0)
+    least = dense.scores[np.isin(dense.ids, ids[dense_ranks > 0])].min(initial=np.inf)
+    cosines, bm25 = _filled(dense, ids, least), _filled(keyword, ids, 0.0)
+    cosines[leading] = cosines[leading].clip(least)
     if method is Fusion.RRF:
         # Doubled, so that with equal weights it is the formula of the paper.
         scores = 2 * (1 - share) * _reciprocal(dense_ranks) + 2 * share * _reciprocal(keyword_ranks)
     else:
-        dense_scores = _standardised(_filled(dense, ids, dense.scores.min(initial=np.inf)))
-        keyword_scores = _standardised(_filled(keyword, ids, 0.0))
-        scores = (1 - share) * dense_scores + share * keyword_scores
-    order = np.lexsort((ids, -scores))
+        scores = (1 - share) * _between(cosines, least, dense.scores.max(initial=-np.inf)) + share * bm25 / (
+            whole or 1
+        )
+    order = np.lexsort((ids, -cosines, -scores, ~leading))
     return Fused(ids[order], scores[order], dense_ranks[order], keyword_ranks[order])
 
 
@@ -90,9 +102,6 @@ def _filled(scored: Scored, ids: NDArray[np.int64], missing: float) -> NDArray[n
     return scores
 
 
-def _standardised(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return scores with mean 0 and standard deviation 1; all 0 where they don't differ."""
-    if len(scores) == 0 or scores.min() == scores.max():
-        return np.zeros_like(scores)
-    standardised: NDArray[np.float64] = (scores - scores.mean()) / scores.std()
-    return standardised
+def _between(scores: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """Return scores such that `low` is 0 and `high` is 1; all 0 where those don't differ."""
+    return (scores - low) / (high - low) if low < high else np.zeros_like(scores)

@@ -55,6 +55,8 @@ def print_hit(console: Console, rank: int, hit: "Hit") -> None:
         line.append(
             f"  prefix {explain['prefix_score']:.3f}, rank {explain['prefix_rank']} → {explain['rank']}"
         )
+    if explain and (words := explain["words"]) and words["score"] is not None:
+        line.append(f"  words {words['score']:.1f}, rank {words['rank']}")
     console.print(line)
     passage = plain(hit["passage"].get("text") or "")
     for row in textwrap.wrap(passage, max(console.width - 12, 20), max_lines=PASSAGE_LINES, placeholder=" …"):
@@ -64,10 +66,11 @@ def print_hit(console: Console, rank: int, hit: "Hit") -> None:
 def timings(answer: "SearchAnswer") -> str:
     """Say how a search was done and how long it took."""
     took = answer["timings_ms"]
+    words = f"words {took['words']:.2f} ms · " if took["words"] else ""
     return (
         f"{counted(answer['candidates'], 'candidate')} · encode {took['encode']:.1f} ms · "
         f"first pass {took['first_pass']:.2f} ms · second pass {took['second_pass']:.2f} ms · "
-        f"total {took['total']:.1f} ms"
+        f"{words}total {took['total']:.1f} ms"
     )
 
 

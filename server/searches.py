@@ -11,12 +11,12 @@ import numpy as np
 from index.calibration import Reach
 from index.two_pass import Mode
 from index.vectors import Float32, normalise
-from server.catalog.selections import RowSelection
 from server.checks import check_utf8, unit_vector
 from server.conditions import Filter
 from server.encoders.encoder import Encoder
 from server.errors import InputError, NoEncoderError, NotFoundError
-from server.fusion import DEPTH, Fusion, Scored, fuse
+from server.fusion import DEPTH
+from server.hybrid import NO_WORDS, Hybrid, WordMatch, with_words
 from server.metadata import value_at
 from server.ranking import diverse, first_of_each
 from server.records import Document
@@ -29,26 +29,12 @@ DEEPER = 4
 MOST_LOOKED_AT = 4096
 """Documents that a grouped search looks at before it says that there are no more groups."""
 
+POOLED = 1.5
+"""Candidates of a hybrid search for each document whose place by meaning counts: the leading ones have to be exact, and
+they have the pool of a search without words."""
+
 SCORED_AT = (64, 128, 256, 512)
 """Lengths at which `explain` tells a hit's score, beside the whole one."""
-
-
-@dataclass(frozen=True)
-class Hybrid:
-    """That exact words count too, and how."""
-
-    method: Fusion = Fusion.RRF
-    weight: float | None = None  # what the words count, 0 to 1; None: as the method was tried best
-
-
-@dataclass(frozen=True)
-class WordMatch:
-    """What words did for a hit of a hybrid search."""
-
-    score: float | None  # BM25; None: it has none of the words, or isn't among the best
-    rank: int | None  # among the documents by words, from 1
-    meaning_rank: int | None  # among the documents by meaning, from 1
-    fused: float  # what the hits are ordered by
 
 
 @dataclass(frozen=True)
@@ -78,6 +64,19 @@ class Query:
         """Hits up to the last that is asked for."""
         return self.offset + self.k
 
+    @property
+    def n_looked_at(self) -> int:
+        """Documents that the hits are chosen from."""
+        n = self.n_wanted + (self.like is not None)
+        return n if self.mmr is None and self.group_by is None else DEEPER * n
+
+    @property
+    def takes_the_first(self) -> bool:
+        """Whether the hits are the first documents found, with none passed over."""
+        return (
+            self.like is None and self.group_by is None and self.mmr is None and self.score_threshold is None
+        )
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -100,6 +99,7 @@ class Answer:
     certified: bool
     encode_s: float
     filter_s: float
+    words_s: float
     fetch_s: float
     reach: Reach  # how far the first pass looked, and what was measured of that
     n_allowed: int | None  # passages that the filter lets through
@@ -111,8 +111,9 @@ class _Way:
     """How a query is searched for; those of one way are searched for together."""
 
     n_documents: int
+    enough: int  # documents; fewer than n_documents will do where there are as many
     mode: Mode
-    reach: Reach
+    reach: Reach  # its oversample: candidates for each document that is enough
     max_read: int
     read_all: bool
     filter_key: str
@@ -156,16 +157,20 @@ class Searches:
             allowed = None if selection is None else selection.bitmap
             results = self._found(vectors[members], way, allowed)
             if way.mode is Mode.TWO_PASS and allowed is None:
-                self._notice(self.store, vectors[members], results)
+                leading = [replace(each, hits=each.hits[: way.enough]) for each in results]
+                self._notice(self.store, vectors[members], leading)
             for at, found in zip(members, results, strict=True):
-                words: dict[int, WordMatch] = {}
-                if (hybrid := queries[at].hybrid) is not None:
-                    found, words = self._with_words(queries[at], hybrid, vectors[at], found, selection)
-                answer = self._answer(queries[at], vectors[at], found, way, allowed, words)
+                query, words, words_s = queries[at], NO_WORDS, 0.0
+                if query.hybrid is not None and query.text is not None:
+                    n = query.n_wanted if query.takes_the_first else None
+                    both = with_words(self.store, query.text, vectors[at], found, query.hybrid, n, selection)
+                    found, words, words_s = both.found, both.words, both.took_s
+                answer = self._answer(query, vectors[at], found, way, allowed, words)
                 answers[at] = replace(
                     answer,
                     encode_s=encode_s,
                     filter_s=filter_s,
+                    words_s=words_s,
                     n_allowed=None if selection is None else selection.n_selected,
                     warnings=warnings[at] + answer.warnings,
                 )
@@ -173,11 +178,8 @@ class Searches:
 
     def _way(self, query: Query) -> _Way:
         """Decide how far to look."""
-        n = query.n_wanted + (query.like is not None)
-        if query.mmr is not None or query.group_by is not None:
-            n *= DEEPER
-        if query.hybrid is not None:
-            n = max(n, DEPTH)
+        n = query.n_looked_at
+        n_documents = n if query.hybrid is None else max(n, DEPTH)
         index = self.store.index
         if query.oversample is not None:
             reach = index.reach(query.oversample)
@@ -188,12 +190,15 @@ class Searches:
         max_read = self.index.max_read if query.max_read is None else query.max_read
         # Who names a pool gets it read.
         filter_key = "" if query.filter is None else query.filter.key
-        return _Way(n, query.mode, reach, max_read, query.oversample is not None, filter_key)
+        return _Way(n_documents, n, query.mode, reach, max_read, query.oversample is not None, filter_key)
 
     def _found(self, vectors: Float32, way: _Way, allowed: Any) -> list[Found]:
+        oversample = way.reach.oversample
+        if way.n_documents > way.enough:
+            oversample = max(oversample * way.enough / way.n_documents, POOLED)
         return self.store.search(
-            vectors, way.n_documents, way.mode, way.reach.oversample, self.index.min_candidates, way.max_read,
-            way.read_all, allowed, way.reach.n_probes,
+            vectors, way.n_documents, way.mode, oversample, self.index.min_candidates, way.max_read, way.read_all,
+            allowed, way.reach.n_probes, way.enough,
         )  # fmt: skip
 
     def _query_vectors(self, queries: Sequence[Query]) -> tuple[Float32, list[list[str]]]:
@@ -240,36 +245,6 @@ class Searches:
         unit: Float32 = normalise(mean)[0]
         return unit
 
-    def _with_words(
-        self, query: Query, hybrid: Hybrid, vector: Float32, found: Found, selection: RowSelection | None
-    ) -> tuple[Found, dict[int, WordMatch]]:
-        """Fuse what was found by meaning with what the words find; every hit's score stays its cosine."""
-        generation, fulltext = self.store.generation, self.store.catalog.fulltext
-        question = query.text or ""
-        by_words = fulltext.search(question, DEPTH, generation, selection)
-        hits = {hit.document: hit for hit in found.hits}
-        more = [number for number in by_words.documents.tolist() if number not in hits]
-        passages = fulltext.best_passages(question, generation, more) if more else {}
-        rows = [each.row for each in passages.values() if each.row not in self.store.damage.rows]
-        cosines = dict(zip(rows, (self.store.vectors(rows) @ vector).tolist(), strict=True)) if rows else {}
-        for number, each in passages.items():
-            if each.row in cosines:
-                hits[number] = DocumentHit(
-                    number, each.start, each.end, each.row, cosines[each.row], None, None
-                )
-        dense = Scored(np.array(list(hits), np.int64), np.array([hit.score for hit in hits.values()]))
-        fused = fuse(dense, Scored(by_words.documents, by_words.scores), hybrid.method, hybrid.weight)
-        bm25 = dict(zip(by_words.documents.tolist(), by_words.scores.tolist(), strict=True))
-        words = {
-            number: WordMatch(bm25.get(number), keyword_rank or None, dense_rank or None, score)
-            for number, score, dense_rank, keyword_rank in zip(
-                fused.ids.tolist(), fused.scores.tolist(), fused.dense_ranks.tolist(), fused.keyword_ranks.tolist(),
-                strict=True,
-            )
-        }  # fmt: skip
-        ordered = [hits[number] for number in fused.ids.tolist() if number in hits]
-        return replace(found, hits=ordered, certified=False, n_proved=0), words
-
     def _answer(
         self,
         query: Query,
@@ -283,7 +258,8 @@ class Searches:
         shaped = self._shaped(query, found)
         can_deepen = query.group_by is not None and query.hybrid is None
         while len(shaped) < query.n_wanted and can_deepen and self._is_more(found, way):
-            way = replace(way, n_documents=way.n_documents * DEEPER)
+            n_documents = way.n_documents * DEEPER
+            way = replace(way, n_documents=n_documents, enough=n_documents)
             (found,) = self._found(vector[None], way, allowed)
             shaped = self._shaped(query, found)
         at = shaped[query.offset : query.n_wanted]
@@ -313,7 +289,7 @@ class Searches:
                 f"target_recall {target} isn't reached: the most that was measured is {reach.recall:.4f}"
             )
         fetch_s = time.perf_counter() - started
-        return Answer(hits, found, certified, 0.0, 0.0, fetch_s, reach, None, warnings)
+        return Answer(hits, found, certified, 0.0, 0.0, 0.0, fetch_s, reach, None, warnings)
 
     def _shaped(self, query: Query, found: Found) -> list[DocumentHit]:
         """The hits in the order of the answer: without those below the threshold, grouped, made diverse."""
@@ -349,6 +325,10 @@ def _cosines(stored: Float32, query: Float32) -> Iterator[tuple[int, float]]:
 
 
 def _why_not_proved(query: Query, found: Found) -> str:
+    if query.hybrid is not None:
+        return (
+            "an order by meaning and words can't be proved: set hybrid to false, or leave mode certified out"
+        )
     return (
         f"{found.n_proved} of {query.n_wanted} hits are proved; {found.rows_read} full vectors were read, and others "
         "could still be better than the rest: raise max_read, or use mode exact"

@@ -277,6 +277,10 @@ class IndexSettings(_Section):
     vector_dtype: Literal["float16", "float32"] = Field(default="float16")
     """How full vectors are stored: float16 (2 bytes a dimension) or float32 (4 bytes). Holds for data made
     from now on."""
+    hybrid: Literal["usual", "asked"] = Field(default="usual")
+    """When exact words count too, besides the meaning: in every plain search by text that doesn't say otherwise
+    (usual), or only where its field hybrid asks for it. More is found; it takes some milliseconds, more of them the
+    more documents have the words."""
     gauge_share: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
     """Share of the searches that are answered a second time, exactly and in the background, to know the recall that
     people get: see gauge in /stats. Takes at most 2 % of one core. 0: none."""

@@ -271,11 +271,12 @@ class LocalStore:
         read_all: bool = False,
         allowed: NDArray[np.uint8] | None = None,
         n_probes: int | None = None,
+        enough: int | None = None,
     ) -> list[Found]:
         """Find each query's k best documents by their best passage.
 
-        A pool whose passages belong to fewer than k documents is widened until there are k or every passage
-        has been ranked.
+        A pool whose passages belong to fewer than k documents, or than are enough, is widened until there are as many
+        or every passage has been ranked.
 
         Args:
             queries: (n_queries, dim) float32, unit length.
@@ -283,7 +284,9 @@ class LocalStore:
             read_all: whether mode two_pass reads every candidate, also those that can't be expected to matter.
             allowed: bitmap of the rows that may be found; None: all.
             n_probes: lists of an inverted file that are compared; None: as planned.
+            enough: documents for which no pool need be widened; None: k.
         """
+        enough = k if enough is None else min(k, enough)
         n_candidates = pool_size(k, oversample, min_candidates, self.index.n_live)
         n_hits = k
         answers: dict[int, Found] = {}
@@ -315,7 +318,7 @@ class LocalStore:
                     int(hits.cold_reads[position]), rows_read * self.index.row_bytes, hits.first_pass_s,
                     hits.second_pass_s,
                 )  # fmt: skip
-                if len(found) < k and not (is_whole and (n_gone == 0 or attempt >= MAX_TRIES)):
+                if len(found) < enough and not (is_whole and (n_gone == 0 or attempt >= MAX_TRIES)):
                     short.append(query)
             if not short:
                 break

@@ -135,6 +135,10 @@ def test_a_folder_is_ingested_then_unchanged_and_found(texts, notes):
         r"total [\d.]+ ms( · certified)?",
         last,
     )
+    words = ("search", "shed", "-k", 1, "--explain", "--hybrid", "--url", texts.url)
+    first, *_, last = twopass(*words).stdout.splitlines()
+    assert re.search(r"  words \d+\.\d, rank 1$", first)
+    assert " · words " in last
 
 
 def test_search_prints_the_servers_json(texts):

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, clustered, serving
 
+from index.calibration import Reach
 from index.curve import wilson
-from server.quality import first_sentence, scores_of, title_of
+from server.quality import first_sentence, rank_of, scores_of, title_of
 from server.records import Document
+from server.searches import Answer, Hit
+from server.store import DocumentHit, Found
 
 N, DIM, K = 1500, 80, 10
 
@@ -203,7 +206,29 @@ def test_scores_of_ranks_are_the_definitions():
     }
 
 
-def test_titles_find_their_documents_by_meaning(tmp_path):
+def ethiopic(text):
+    """The same in letters that the model doesn't know: to it, every word is like every other."""
+    return "".join(
+        chr(0x1200 + 8 * (ord(each.lower()) - ord("a"))) if each.isalpha() else each for each in text
+    )
+
+
+def answer_with(*texts):
+    """An answer whose hits are documents 1, 2, … with these texts."""
+    hits = [
+        Hit(Document(n, str(n), text, {}, 1), DocumentHit(n, 0, 1, n, 0.5, None, None), n, None)
+        for n, text in enumerate(texts, 1)
+    ]
+    found = Found([], False, 0, 0, 0, 0, 0, 0.0, 0.0)
+    return Answer(hits, found, False, 0.0, 0.0, 0.0, 0.0, Reach(8.0, None, None), None, [])
+
+
+def test_a_rank_counts_other_texts_before_it_and_no_copies():
+    answer = answer_with("other", "copy", "another", "copy")
+    assert [rank_of(number, answer) for number in (1, 2, 3, 4, 5)] == [1, 2, 3, 3, 0]
+
+
+def test_titles_and_sentences_find_their_documents_where_the_model_knows_the_language(tmp_path):
     subjects = [
         "bees",
         "glaciers",
@@ -226,14 +251,27 @@ def test_titles_find_their_documents_by_meaning(tmp_path):
         for subject in subjects
         for place in places
     ]
+    unknown = [
+        {"id": each["id"], "text": ethiopic(each["text"]), "metadata": {"title": ethiopic(each["metadata"]["title"])}}
+        for each in documents
+    ]  # fmt: skip
     with serving(tmp_path) as server:
         assert server.http.post("/documents", json={"documents": documents}).status_code == 201
         quality = evaluated(server, quality=True)["quality"]
+        assert server.http.post("/documents", json={"documents": unknown}).json()["updated"] == 30
+        unlike = evaluated(server, quality=True)["quality"]
         server.stop()
     assert quality["documents"] == quality["titles"]["questions"] == quality["sentences"]["questions"] == 30
-    assert set(quality["titles"]) == {"questions", "two_pass", "prefix"}  # the bundled model has no prompt
+    # The bundled model has no prompt to leave out.
+    assert set(quality["titles"]) == {"questions", "two_pass", "prefix", "hybrid", "words"}
     for kind in ("titles", "sentences"):
-        assert quality[kind]["two_pass"]["found"] == 1.0
-        assert quality[kind]["two_pass"]["mrr"] > 0.9
+        for way in ("two_pass", "hybrid", "words"):
+            assert quality[kind][way]["found"] == 1.0
+            assert quality[kind][way]["mrr"] > 0.9
     assert json.dumps(quality).count("bees") == 0
     assert quality["warnings"] == []
+    assert unlike["titles"]["words"]["mrr"] == quality["titles"]["words"]["mrr"]
+    assert unlike["titles"]["hybrid"]["mrr"] > unlike["titles"]["two_pass"]["mrr"]
+    (titles, sentences) = unlike["warnings"]
+    assert titles.startswith("words alone find far more documents by their titles than the model does")
+    assert "the language of these texts" in sentences

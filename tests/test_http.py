@@ -100,7 +100,15 @@ def test_include_decides_what_a_hit_carries(filled, corpus):
         "measured_recall": None, "allowed": None,
     }  # fmt: skip
     assert full["candidates"] == 80
-    assert set(full["timings_ms"]) == {"encode", "filter", "first_pass", "second_pass", "fetch", "total"}
+    assert set(full["timings_ms"]) == {
+        "encode",
+        "filter",
+        "first_pass",
+        "second_pass",
+        "words",
+        "fetch",
+        "total",
+    }
 
 
 def test_oversample_and_threshold(filled, corpus):

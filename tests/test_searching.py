@@ -4,6 +4,12 @@ import numpy as np
 import pytest
 from conftest import clustered, serving
 
+from server.api.schemas import SearchIn
+from server.api.search import query_of
+from server.fusion import Fusion
+from server.hybrid import Hybrid
+from server.settings import IndexSettings, Settings
+
 N, DIM = 3000, 32
 
 
@@ -156,7 +162,9 @@ def test_explain_tells_how_the_score_grew_and_what_each_stage_took(server, vecto
     answer = response.json()
     stages = [part.split(";dur=") for part in response.headers["server-timing"].split(", ")]
     assert {name: float(ms) for name, ms in stages} == answer["timings_ms"]
-    assert list(answer["timings_ms"]) == ["encode", "filter", "first_pass", "second_pass", "fetch", "total"]
+    assert list(answer["timings_ms"]) == [
+        "encode", "filter", "first_pass", "second_pass", "words", "fetch", "total",
+    ]  # fmt: skip
     for hit in answer["hits"]:
         assert hit["explain"]["scores"] == {"32": pytest.approx(hit["score"], abs=1e-5)}
 
@@ -213,6 +221,41 @@ def test_hybrid_finds_exact_words_and_tells_what_they_did(texts):
         answer = texts.http.post("/search", json={**body, "query": hostile, "hybrid": True})
         assert answer.status_code == 200, answer.text
     texts.http.post("/documents/delete", json={"filter": {"hy": {"$gte": 1}}})
+
+
+@pytest.mark.parametrize(
+    ("body", "is_hybrid"),
+    [
+        ({"query": "a"}, True),
+        ({"query": "a", "filter": {"n": 1}, "score_threshold": 0.1}, True),
+        ({"query": "a", "hybrid": False}, False),
+        ({"query": "a", "mode": "prefix"}, False),
+        ({"query": "a", "mode": "exact", "hybrid": True}, True),
+        ({"query": "a", "mode": "certified"}, False),
+        ({"query": "a", "group_by": "n"}, False),
+        ({"query": "a", "mmr": 0.5}, False),
+        ({"vector": [1.0]}, False),
+        ({"like": "a"}, False),
+    ],
+)
+def test_words_count_in_plain_searches_by_text_unless_they_or_the_setting_say_no(body, is_hybrid):
+    found = query_of(SearchIn.model_validate(body), Settings(), "")
+    assert found.hybrid == (Hybrid(Fusion.WEIGHTED, None) if is_hybrid else None)
+    settings = Settings(index=IndexSettings(hybrid="asked"))
+    asked = body.get("hybrid") is True
+    assert (query_of(SearchIn.model_validate(body), settings, "").hybrid is not None) == asked
+
+
+def test_a_question_whose_words_nobody_has_is_answered_by_meaning_and_can_be_certain(texts):
+    body = {"query": "qwertzuiop", "k": 3, "include": ["explain"]}
+    texts.http.post("/documents", json={"documents": [{"id": "se-any", "text": "Any text at all."}]})
+    usual = texts.http.post("/search", json=body).json()
+    by_meaning = texts.http.post("/search", json={**body, "hybrid": False}).json()
+    assert ids(usual) == ids(by_meaning)
+    assert usual["certified"] == by_meaning["certified"]
+    assert by_meaning["hits"][0]["explain"]["words"] is None
+    first = usual["hits"][0]["explain"]["words"]
+    assert (first["score"], first["rank"], first["meaning_rank"]) == (None, None, 1)
 
 
 def test_hybrid_needs_words(server, vectors):

@@ -40,7 +40,9 @@ ACCEPTABLE_ID = re.compile(rb"[!-~]{1,128}")
 class Requests:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, rights: Rights, limits: LimitSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Keys, rights: Rights, limits: LimitSettings, metrics: Metrics
+    ) -> None:
         self.app = app
         self.keys = keys
         self.rights = rights

@@ -91,10 +91,10 @@ class DeletedOut(_Out):
 
 
 class HybridIn(_In):
-    fusion: Fusion = Fusion.RRF
-    """rrf: by ranks. weighted: by standardised scores."""
+    fusion: Fusion = Fusion.WEIGHTED
+    """weighted: by the cosine's place in its list and the share of the question that the words cover. rrf: by ranks."""
     weight: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
-    """What the words count, from 0 (nothing) to 1 (all); null: 0.5 for rrf, 0.4 for weighted."""
+    """What the words count, from 0 (nothing) to 1 (all); null: 0.6 for weighted, 0.5 for rrf."""
 
 
 Include = Literal["text", "passage", "metadata", "vector", "explain"]
@@ -125,8 +125,9 @@ class SearchIn(_In):
     found, and k of them where there are k."""
     group_by: str | None = None
     """A field of the metadata: of the documents that share its value only the best is returned."""
-    hybrid: bool | HybridIn = False
-    """true: exact words count too, besides the meaning: the two orders are fused. Needs query."""
+    hybrid: bool | HybridIn | None = None
+    """true: exact words count too, besides the meaning: the two orders are fused. Needs query. null: true for a
+    query in mode two_pass without group_by and mmr, unless the setting index.hybrid is asked; else false."""
     mmr: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """Diversity of the hits: 0 is none, 1 looks at nothing else. Maximal marginal relevance over full vectors."""
     max_read: int | None = Field(default=None, ge=1, le=MAX_READ_LIMIT, strict=True)
@@ -215,7 +216,7 @@ class SearchOut(_Out):
     """true: the hits are what mode exact would find, proved. Always so in mode exact; in mode certified unless max_read
     was reached; in mode two_pass where it happened to read everything."""
     timings_ms: dict[str, float]
-    """encode, filter, first_pass, second_pass, fetch, total; also in the header Server-Timing."""
+    """encode, filter, first_pass, second_pass, words, fetch, total; also in the header Server-Timing."""
     explain: SearchExplanation | None = None
     warnings: list[str]
 

@@ -6,6 +6,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Response
 
+from index.two_pass import Mode
 from server.api.answers import answer
 from server.api.bodies import Search, SearchList
 from server.api.openapi import json_body
@@ -17,8 +18,9 @@ from server.checks import check_utf8
 from server.conditions import parse_path
 from server.errors import InputError, TooLargeError
 from server.filters import parse_filter
-from server.searches import Answer, Hit, Hybrid, Query
-from server.settings import LimitSettings
+from server.hybrid import Hybrid
+from server.searches import Answer, Hit, Query
+from server.settings import Settings
 
 router = APIRouter(tags=["search"], route_class=Route)
 
@@ -30,7 +32,7 @@ R = TypeVar("R")
 @for_readers
 async def search(service: Service, body: Search) -> Response:
     """Find the k best documents by meaning."""
-    query = query_of(body, service.settings.limits, "")
+    query = query_of(body, service.settings, "")
     answers, total_s = await service.read(timed, service.collection.search, [query])
     out = search_out(body, answers[0], total_s)
     response = answer(out)
@@ -46,8 +48,8 @@ async def search_batch(service: Service, body: SearchList) -> Response:
     """Several searches in one request, encoded together."""
     searches = body.searches
     check_batch(len(searches), service.settings.limits.searches_per_batch)
-    limits = service.settings.limits
-    queries = [query_of(each, limits, f"searches[{at}].") for at, each in enumerate(searches)]
+    settings = service.settings
+    queries = [query_of(each, settings, f"searches[{at}].") for at, each in enumerate(searches)]
     answers, total_s = await service.read(timed, service.collection.search, queries)
     return answer({"results": [search_out(*each, total_s) for each in zip(searches, answers, strict=True)]})
 
@@ -73,9 +75,9 @@ def check_query(text: str, limit_bytes: int, where: str) -> None:
         )
 
 
-def query_of(body: SearchIn, limits: LimitSettings, where: str) -> Query:
+def query_of(body: SearchIn, settings: Settings, where: str) -> Query:
     """Check what the schema can't. `where` is what stands before a field's name in an error."""
-    k_limit = limits.k
+    k_limit = settings.limits.k
     if body.k > k_limit:
         raise InputError(
             f"k is {body.k}; the largest is {k_limit}", f"{where}k", "Ask for fewer, or raise limits.k."
@@ -86,7 +88,7 @@ def query_of(body: SearchIn, limits: LimitSettings, where: str) -> Query:
             "Narrow the search by a filter, or raise limits.k.",
         )  # fmt: skip
     if body.query is not None:
-        check_query(body.query, limits.query_bytes, f"{where}query")
+        check_query(body.query, settings.limits.query_bytes, f"{where}query")
     if body.group_by is not None:
         parse_path(body.group_by, f"{where}group_by")
     return Query(
@@ -100,10 +102,10 @@ def query_of(body: SearchIn, limits: LimitSettings, where: str) -> Query:
         target_recall=body.target_recall,
         filter=None
         if body.filter is None
-        else parse_filter(body.filter, where=f"{where}filter", limits=limits),
+        else parse_filter(body.filter, where=f"{where}filter", limits=settings.limits),
         score_threshold=body.score_threshold,
         group_by=body.group_by,
-        hybrid=_hybrid(body.hybrid),
+        hybrid=_hybrid(body, settings.index.hybrid == "usual"),
         mmr=body.mmr,
         with_vectors="vector" in body.include,
         explain="explain" in body.include,
@@ -120,6 +122,7 @@ def search_out(body: SearchIn, answer: Answer, total_s: float) -> dict[str, Any]
         "filter": answer.filter_s,
         "first_pass": found.first_pass_s,
         "second_pass": found.second_pass_s,
+        "words": answer.words_s,
         "fetch": answer.fetch_s,
         "total": total_s,
     }
@@ -172,9 +175,14 @@ def hit_out(hit: Hit, include: Sequence[Include]) -> dict[str, Any]:
     return out
 
 
-def _hybrid(wanted: bool | HybridIn) -> Hybrid | None:
-    if isinstance(wanted, HybridIn):
-        return Hybrid(wanted.fusion, wanted.weight)
+def _hybrid(body: SearchIn, is_usual: bool) -> Hybrid | None:
+    """Whether words count, and how; where the search doesn't say, `is_usual` does for plain searches by text."""
+    if isinstance(body.hybrid, HybridIn):
+        return Hybrid(body.hybrid.fusion, body.hybrid.weight)
+    wanted = body.hybrid
+    if wanted is None:
+        is_plain = body.group_by is None and body.mmr is None
+        wanted = is_usual and is_plain and body.query is not None and body.mode is Mode.TWO_PASS
     return Hybrid() if wanted else None
 
 

@@ -43,7 +43,7 @@ class Files(StaticFiles):
 
 
 def add_pages(app: FastAPI) -> None:
-    """Have the app serve both pages and what they load. A browser that opens a page sends no key; nothing is in them."""
+    """Have the app serve both pages and what they load. A browser that opens them sends no key."""
     page, docs = for_anyone(Files(WEB, PAGE_POLICY)), Files(WEB, DOCS_POLICY)
     router = APIRouter(include_in_schema=False)
 

@@ -42,6 +42,7 @@ class KeywordHits:
     scores: NDArray[np.float64]  # (n,), BM25, above 0
     n_terms: int  # of the question
     n_left_out: int  # of these, that count in no score, as too many documents have them
+    whole: float  # score of a document of ordinary length that has every term once; 0: no term is known
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class FullText:
         wanted = terms(question)
         found: list[tuple[int, float]] = []
         n_left_out = 0
+        whole = 0.0
         with self._database.reading() as connection:
             counts = self._count(connection, wanted)
             known = sorted((term for term in wanted if counts[term]), key=counts.__getitem__)
@@ -86,11 +88,15 @@ class FullText:
                     search.restrict(*self._documents(connection, generation, selection))
                 found = search.run(limit)
                 n_left_out = len(known) - len(search.scoring)
+                unknown = [term for term in wanted if not counts[term]]
+                (n_documents,) = connection.execute("SELECT max(number) FROM documents").fetchone()
+                whole = sum(_weight(n_documents, counts[term]) for term in (*search.scoring, *unknown))
         return KeywordHits(
             np.array([number for number, _ in found], np.int64),
             np.array([score for _, score in found], np.float64),
             len(wanted),
             n_left_out,
+            whole,
         )
 
     def best_passages(
@@ -195,6 +201,11 @@ class FullText:
             with self._lock:
                 self._bitmaps[selection] = kept
         return kept
+
+
+def _weight(n_documents: int, count: int) -> float:
+    """Return what FTS5's BM25 gives a document of ordinary length for a term that it has once."""
+    return max(math.log((n_documents - count + 0.5) / (count + 0.5)), 1e-6) if count < n_documents else 1e-6
 
 
 def _most_words(texts: Sequence[str], weights: dict[str, float]) -> tuple[int, list[tuple[int, int]]]:

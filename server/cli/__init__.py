@@ -1,11 +1,13 @@
 """The `twopass` command.
 
-`serve`, `restore`, `verify`, `doctor`, `key`, `plan`, `demo` and `models` work on this machine; the others speak HTTP to
-a running server. What is slow to import (the model's library, faiss, the web framework) is imported inside the command
-that needs it, so that `--help` and the client commands answer at once.
+`serve`, `restore`, `verify`, `doctor`, `key`, `plan`, `demo` and `models` work on this machine; the others speak HTTP
+to a running server. What is slow to import (the model's library, faiss, the web framework) is imported inside the
+command that needs it, so that `--help` and the client commands answer at once.
 """
 
-from server.cli import serving, documents, jobs, indexing, evaluate, reembed, backup, exchange, local, doctor, key, models  # noqa: F401, I001  # in the order of --help
+# In the order of --help.
+from server.cli import serving, documents, jobs, indexing, evaluate, reembed  # noqa: F401, I001
+from server.cli import backup, exchange, local, doctor, key, models  # noqa: F401
 from server.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -150,6 +150,14 @@ def search(
             min=1, metavar="X", help="Candidates for each document asked for. Default: the server's."
         ),
     ] = None,
+    hybrid: Annotated[
+        bool | None,
+        typer.Option(
+            "--hybrid/--no-hybrid",
+            help="Whether exact words count too, or meaning alone. Default: the server's.",
+            show_default=False,
+        ),
+    ] = None,
     max_read: Annotated[
         int | None,
         typer.Option(
@@ -158,7 +166,10 @@ def search(
     ] = None,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Show prefix scores, and ranks before and after the second pass."),
+        typer.Option(
+            "--explain",
+            help="Show prefix scores, what words did, and ranks before and after.",
+        ),
     ] = False,
     as_json: AsJson = False,
     url: Url = LOCAL_SERVER,
@@ -169,6 +180,8 @@ def search(
     Prints the best documents, and of each the passage that fits best.
     """
     request: dict[str, Any] = {"query": query, "k": k, "mode": mode, "include": ["text", "metadata"]}
+    if hybrid is not None:
+        request["hybrid"] = hybrid
     if oversample is not None:
         request["oversample"] = oversample
     if max_read is not None:

@@ -1,4 +1,4 @@
-"""Meaning, words, and both together: nDCG@10 of dense search, of BM25, and of ways to fuse the two."""
+"""Collections with relevance judgements, and their passages and vectors as the server makes them."""
 
 import gzip
 import hashlib
@@ -14,8 +14,6 @@ from benchmarks.known_items import LISTS, Collection, built
 from server.encoders.encoder import Encoder
 
 CACHE = Path("~/.cache/twopass-benchmarks").expanduser()
-JUDGED = ("cranfield", "cisi", "cacm", "med")
-DEPTH = 100  # documents of each list that are fused
 BATCH = 500  # texts to a call of the encoder
 
 
@@ -23,9 +21,19 @@ BATCH = 500  # texts to a call of the encoder
 class Encoded:
     """A collection's passages and vectors."""
 
-    spans: NDArray[np.int64]  # (n_passages, 3): text, start, end
+    spans: NDArray[np.int64]  # (n_passages, 3): text, start, end; the texts in order
     vectors: NDArray[np.float32]  # (n_passages, dim), unit length
     queries: NDArray[np.float32]  # (n_queries, dim), unit length
+
+
+def collections(data: Path) -> Iterator[Collection]:
+    """Yield Cranfield, which people judged, if it is in the folder; then those that are made."""
+    if (data / "cranfield").is_dir():
+        yield judged(data / "cranfield")
+    else:
+        print(f"  cranfield: left out, {data / 'cranfield'} isn't there")
+    lists = data / "apt-lists"
+    yield from built(lists if lists.is_dir() else LISTS)
 
 
 def judged(folder: Path) -> Collection:
@@ -43,17 +51,6 @@ def judged(folder: Path) -> Collection:
     return Collection(
         folder.name, [each["text"] for each in corpus], [each["text"] for each in queries], judgements
     )
-
-
-def collections(data: Path) -> Iterator[Collection]:
-    """Yield those judged that are in the folder, then those that are made."""
-    for name in JUDGED:
-        if (data / name).is_dir():
-            yield judged(data / name)
-        else:
-            print(f"  {name}: left out, {data / name} isn't there")
-    lists = data / "apt-lists"
-    yield from built(lists if lists.is_dir() else LISTS)
 
 
 def encode(collection: Collection, encoder: Encoder) -> Encoded:
