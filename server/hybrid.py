@@ -91,7 +91,7 @@ def _found_by_words(
     """Return documents with the passage that has most of the words; without those whose vector is lost."""
     if not documents:
         return {}
-    passages = store.catalog.fulltext.best_passages(question, store.generation, documents)
+    passages = store.catalog.fulltext.best_passages(question, store.generation, documents, marked=False)
     sound = {number: each for number, each in passages.items() if each.row not in store.damage.rows}
     if not sound:
         return {}

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.catalog import Catalog, keyword_search
+from server.catalog.fulltext import PASSAGES
 from server.catalog.selections import select
 from server.catalog.words import MAX_TERMS, TOKENIZER, register, spaced, terms
 from server.records import DocumentWrite
@@ -430,3 +431,37 @@ def test_marks_stand_around_whole_words_of_any_text(scratch, text):
     [number] = scratch.catalog.fulltext.search("zulu", 1).documents.tolist()
     [passage] = scratch.catalog.fulltext.best_passages("zulu", 1, [number]).values()
     assert {text[first:last].lower() for first, last in passage.marks} == {"zulu"}
+
+
+def test_passages_are_looked_up_by_document_however_many_there_are(filled):
+    """By its own choice SQLite goes through all passages for as few as ten documents."""
+    filled.store({"a": "alpha"})
+    connection = sqlite3.connect(filled.path)
+    plan = connection.execute(
+        "EXPLAIN QUERY PLAN " + PASSAGES.format(",".join("?" * 10)), (1, *range(10))
+    ).fetchall()
+    connection.close()
+    (step,) = (text for *_, text in plan if "passages" in text)
+    assert step.startswith("SEARCH passages USING INDEX passages_by_document")
+
+
+def test_the_passage_without_marks_is_the_same(filled):
+    long = "alpha beta. " * 30 + "kilo zulu. " * 30
+    spans = {"long": [(0, 360), (360, len(long))]}
+    filled.store({"short": "zulu", "long": long}, spans)
+    hits = filled.catalog.fulltext.search("zulu", 10).documents.tolist()
+    marked = filled.catalog.fulltext.best_passages("zulu", 1, hits)
+    plain = filled.catalog.fulltext.best_passages("zulu", 1, hits, marked=False)
+    assert {number: (each.row, each.start) for number, each in plain.items()} == {
+        number: (each.row, each.start) for number, each in marked.items()
+    }
+    assert sorted(each.start for each in plain.values()) == [0, 360]
+
+
+def test_the_whole_is_what_a_document_of_ordinary_length_scores_that_has_every_term_once(filled):
+    filled.store({f"d{n}": "kilo" for n in range(9)} | {"both": "alpha beta"} | {"one": "alpha"})
+    hits = filled.catalog.fulltext.search("alpha beta nobody", 10)
+    # 11 documents: two have alpha, one beta, none the third.
+    weights = [np.log((11 - n + 0.5) / (n + 0.5)) for n in (2, 1, 0)]
+    assert hits.whole == pytest.approx(sum(weights))
+    assert filled.catalog.fulltext.search("nobody", 10).whole == 0
