@@ -109,7 +109,7 @@ function request() {
   const wanted = { k: Number(at("hits-wanted").value), mode: at("how").elements.mode.value, include: INCLUDE };
   if (like) wanted.like = like;
   else wanted.query = query;
-  if (at("hybrid").checked && !like) wanted.hybrid = true;
+  if (!like) wanted.hybrid = at("hybrid").checked; // a search that says nothing is hybrid
   const filter = currentFilter();
   if (filter) wanted.filter = filter;
   const oversample = at("oversample");
