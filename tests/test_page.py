@@ -360,6 +360,16 @@ def test_a_job_is_paused_and_cancelled(page, site):
     assert site.http.get(f"/jobs/{job['id']}").json()["status"] == "cancelled"
 
 
+def test_a_snapshot_is_taken_and_downloaded(page, site):
+    page.get_by_role("link", name="Collection").click()
+    page.get_by_role("button", name="Take a snapshot").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    (snapshot,) = site.http.get("/snapshots").json()["snapshots"]
+    assert download.value.suggested_filename == snapshot["name"]
+    assert download.value.path().stat().st_size == snapshot["bytes"]
+
+
 def test_everything_is_reached_by_keys_alone(page):
     page.locator("body").press("/")
     keys = page.keyboard
