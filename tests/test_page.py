@@ -217,10 +217,15 @@ def test_metadata_of_a_hit_narrow_the_search(page):
 
 def test_why_tells_what_the_server_explains(page, site):
     search(page, "read a zip archive")
-    answer = site.http.post(
-        "/search", json={"query": "read a zip archive", "k": 20, "include": ["explain"]}
-    ).json()
-    told = answer["hits"][1]["explain"]
+    wanted = {"query": "read a zip archive", "k": 20, "include": ["explain"]}
+    by_both = site.http.post("/search", json=wanted).json()["hits"][0]
+    hits(page).first.locator(".title").click()
+    expect(hits(page).first.locator(".why")).to_contain_text(
+        re.compile(rf"{by_both['explain']['words']['rank']}(st|nd|rd|th) by words.* and 1st by both")
+    )
+    page.get_by_role("switch", name="Exact words too").uncheck()
+    told = site.http.post("/search", json={**wanted, "hybrid": False}).json()["hits"][1]["explain"]
+    expect(page.locator("#count")).not_to_contain_text("words")
     second = hits(page).nth(1)
     second.locator(".title").click()
     growth, ranks = second.locator("figure svg").all()
@@ -239,7 +244,7 @@ def test_why_tells_what_the_server_explains(page, site):
 
 
 def test_recall_is_told_beside_the_count_and_an_answer_can_be_proved(page, site):
-    searches = [{"query": f"files number {n}"} for n in range(9)]
+    searches = [{"query": f"files number {n}", "hybrid": False} for n in range(9)]
     for _ in range(3):
         site.http.post("/search/batch", json={"searches": searches}).raise_for_status()
     # The gauge looks at them when the server is idle.
@@ -257,16 +262,19 @@ def test_recall_is_told_beside_the_count_and_an_answer_can_be_proved(page, site)
 
 def test_modes_oversampling_and_words_are_sent(page):
     search(page, "zip")
+    words = page.get_by_role("switch", name="Exact words too")
+    expect(words).to_be_checked()  # as the server has it
     page.get_by_role("button", name="How").click()
     with page.expect_request("**/search") as asked:
         page.get_by_text("Everything").click()
     assert asked.value.post_data_json["mode"] == "exact"
+    expect(words).not_to_be_checked()
     page.get_by_label("Candidates for each hit").fill("32")
     with page.expect_request("**/search") as asked:
         page.get_by_label("Candidates for each hit").blur()
     assert asked.value.post_data_json["oversample"] == 32
     with page.expect_request("**/search") as asked:
-        page.get_by_role("switch", name="Exact words too").check()
+        words.check()
     assert asked.value.post_data_json["hybrid"] is True
 
 
@@ -358,6 +366,16 @@ def test_a_job_is_paused_and_cancelled(page, site):
     row.get_by_role("button", name="Cancel").click()
     expect(row.locator(".state")).to_contain_text("cancelled")
     assert site.http.get(f"/jobs/{job['id']}").json()["status"] == "cancelled"
+
+
+def test_a_snapshot_is_taken_and_downloaded(page, site):
+    page.get_by_role("link", name="Collection").click()
+    page.get_by_role("button", name="Take a snapshot").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    (snapshot,) = site.http.get("/snapshots").json()["snapshots"]
+    assert download.value.suggested_filename == snapshot["name"]
+    assert download.value.path().stat().st_size == snapshot["bytes"]
 
 
 def test_everything_is_reached_by_keys_alone(page):

@@ -2,7 +2,7 @@
 
 import { events, post, Problem } from "./api.js";
 import { el, told } from "./dom.js";
-import { count, moment, seconds } from "./format.js";
+import { bytes, count, moment, seconds } from "./format.js";
 
 const PAUSE_MS = 1000; // before a broken connection is tried again
 const ENDED = ["done", "failed", "cancelled"];
@@ -29,6 +29,7 @@ export function jobProgress(jobs) {
   const done = jobs.reduce((sum, { progress }) => sum + progress.done, 0);
   const total = jobs.reduce((sum, { progress }) => sum + progress.total, 0);
   const { unit } = jobs[0].progress;
+  const amount = (n) => (unit === "bytes" ? bytes(n) : count(Math.round(n)));
   const current = jobs.find((job) => !hasEnded(job)) ?? jobs.at(-1);
   const { rate } = current.progress;
   const left = rate ? (total - done) / rate : null;
@@ -36,8 +37,8 @@ export function jobProgress(jobs) {
     element: el("progress", { max: Math.max(total, 1), value: total ? done : hasEnded(current) ? 1 : 0, "aria-label": "Progress" }),
     text: [
       `${current.status}${current.stage ? `, ${current.stage}` : ""}`,
-      total > 0 && `${count(done)} of ${count(total)} ${unit}`,
-      rate && `${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))} a second`,
+      total > 0 && `${amount(done)} of ${amount(total)}${unit === "bytes" ? "" : ` ${unit}`}`,
+      rate && `${rate < 10 ? rate.toFixed(1) : amount(rate)} a second`,
       left && left > 0 && `${seconds(left)} left`,
     ].filter(Boolean).join(" · "),
   };

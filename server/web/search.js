@@ -6,7 +6,7 @@ import { addCondition, currentFilter, loadFields, showConditions, startFilters }
 import { count, counted } from "./format.js";
 import { followKeys, hitItem } from "./hits.js";
 import { stemsOf } from "./marking.js";
-import { drawStages, sayHowSure } from "./summary.js";
+import { drawStages, isHybrid, sayHowSure } from "./summary.js";
 
 const PAUSE_MS = 110; // between two letters; who types faster isn't asked for
 const MOST_HITS = 1000; // limits.k, unless the settings say otherwise
@@ -17,6 +17,7 @@ const INCLUDE = ["passage", "metadata", "explain"];
 let waiting = null; // the timer of a search to come
 let running = null; // the AbortController of the one under way
 let like = null; // a document that others like it are wanted of, instead of a question
+let hybrid = null; // whether words count too; null: as the server has it, which the switch then shows
 let shown = { hits: [], stems: new Set(), prefixDim: null };
 let stats = null; // of GET /stats
 let statsAt = 0; // ms
@@ -24,7 +25,11 @@ let statsAt = 0; // ms
 export function start() {
   at("query").addEventListener("input", () => { like = null; later(); });
   at("search-form").addEventListener("submit", (event) => { event.preventDefault(); now(); });
-  for (const id of ["hybrid", "how"]) at(id).addEventListener("change", now);
+  at("how").addEventListener("change", now);
+  at("hybrid").addEventListener("change", () => {
+    hybrid = at("hybrid").checked;
+    now();
+  });
   at("how").addEventListener("submit", (event) => event.preventDefault());
   at("how-button").addEventListener("click", () => disclose(at("how-button"), at("how")));
   at("more").firstElementChild.addEventListener("click", more);
@@ -109,7 +114,7 @@ function request() {
   const wanted = { k: Number(at("hits-wanted").value), mode: at("how").elements.mode.value, include: INCLUDE };
   if (like) wanted.like = like;
   else wanted.query = query;
-  if (!like) wanted.hybrid = at("hybrid").checked; // a search that says nothing is hybrid
+  if (hybrid !== null && !like && wanted.mode !== "certified") wanted.hybrid = hybrid; // with words nothing is proved
   const filter = currentFilter();
   if (filter) wanted.filter = filter;
   const oversample = at("oversample");
@@ -127,6 +132,7 @@ function remember(wanted) {
 
 function show(answer, wanted) {
   shown = { hits: [], stems: stemsOf(wanted.query ?? ""), wanted, answer, prefixDim: shown.prefixDim };
+  if (answer.hits.length) at("hybrid").checked = isHybrid(answer);
   at("search-empty").replaceChildren();
   at("hits").replaceChildren();
   at("summary").hidden = false;

@@ -5,18 +5,25 @@ import { bytes, count, counted, interval, ms, share } from "./format.js";
 
 const STAGES = [
   ["encode", "encode"], ["filter", "filter"], ["first_pass", "first pass"], ["second_pass", "second pass"],
-  ["fetch", "texts"],
+  ["words", "words"], ["fetch", "texts"],
 ];
 const FEWEST_CHECKED = 20; // live searches; of fewer the interval says nothing
 const LEAST_MS = 0.05; // what took less isn't named
+
+/** Whether words counted too, besides the meaning. */
+export const isHybrid = (answer) => answer.hits.some((hit) => hit.explain.words !== null);
 
 /** Say how sure the hits are those of a scan of everything: parts of a line. `prove` searches again to be certain. */
 export function sayHowSure(answer, wanted, gauge, prove) {
   if (answer.certified) {
     return [el("strong", { class: "sure", title: "No other document can score higher." }, "proved exact")];
   }
-  if (wanted.hybrid) return ["by meaning and by words"];
   if (wanted.like) return ["by meaning"];
+  return [isHybrid(answer) && "by meaning and words · ", ...sayRecall(answer, wanted, gauge, prove)].filter(Boolean);
+}
+
+/** How much of what is nearest by meaning was found. */
+function sayRecall(answer, wanted, gauge, prove) {
   const again = [" ", el("button", { type: "button", class: "quiet", onclick: prove }, "Prove it")];
   if (wanted.mode === "prefix") return ["first pass alone", ...again];
   if (wanted.mode === "certified") return [`${answer.explain.proved} of them proved`];
