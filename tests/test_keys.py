@@ -20,6 +20,7 @@ from server.auth import Keys, Right, hash_of
 from server.errors import BusyError, ReadOnlyKeyError, StartupError, UnauthorizedError
 from server.keys import HASH_NAME, make_key, open_keys, stored_hash
 from server.memory import Room
+from server.metrics import Metrics
 from server.settings import LimitSettings, Settings, SettingsError, load_settings
 
 NO_MODEL = {"encoder__model": "none", "encoder__dim": 8}
@@ -30,7 +31,7 @@ FOR_READERS = {
     ("POST", "/search"), ("POST", "/search/batch"), ("GET", "/documents"), ("GET", "/documents/{id:path}"),
     ("POST", "/v1/embeddings"), ("GET", "/v1/models"), ("GET", "/v1/models/{model:path}"), ("GET", "/jobs"),
     ("GET", "/jobs/{id}"), ("GET", "/jobs/{id}/events"), ("GET", "/index/generations"), ("GET", "/stats"),
-    ("GET", "/info"), ("GET", "/doctor"), ("GET", "/metadata/indexes"),
+    ("GET", "/info"), ("GET", "/doctor"), ("GET", "/metrics"), ("GET", "/metadata/indexes"),
 }  # fmt: skip
 
 
@@ -392,7 +393,7 @@ def test_one_request_more_than_may_be_under_way_is_told_to_come_again_and_probes
             def needed(self, method, path):
                 return Right.NONE if path == "/livez" else Right.READ
 
-        middleware = Requests(app, Keys(), Some(), LimitSettings(concurrent_requests=1))
+        middleware = Requests(app, Keys(), Some(), LimitSettings(concurrent_requests=1), Metrics())
         client = httpx.AsyncClient(transport=httpx.ASGITransport(middleware), base_url="http://x")
         slow = asyncio.create_task(client.get("/slow"))
         await begun.wait()
