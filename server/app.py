@@ -64,10 +64,11 @@ BACKLOG = 2048  # connections that may wait to be taken; uvicorn's own default
 
 def create_app(settings: Settings, collection: Collection, keys: Keys) -> FastAPI:
     """Build the HTTP application around an open collection."""
-    metrics = Metrics(collection)
+    metrics = Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        metrics.watch(collection)
         app.state.running = Running(collection, settings, metrics)  # its threads answer to the event loop
         try:
             yield

@@ -29,8 +29,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 class Metrics:
     """The counters of one app. Any thread may call any method."""
 
-    def __init__(self, collection: Collection) -> None:
-        """Count from now on; the collection's searches too, whoever asks for them."""
+    def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         stage = Histogram(
             "twopass_search_stage_seconds",
@@ -63,8 +62,11 @@ class Metrics:
         self._errors = Counter(
             "twopass_errors", "Answers that were errors, by code", ["code"], registry=registry
         )
-        registry.register(Readings(collection, __version__))
         ProcessCollector(registry=registry)
+
+    def watch(self, collection: Collection) -> None:
+        """Count a collection's searches from now on, whoever asks for them, and tell how it is."""
+        self._registry.register(Readings(collection, __version__))
         collection.on_search(self.searched)
 
     def told(self) -> bytes:

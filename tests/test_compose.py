@@ -66,7 +66,6 @@ def test_only_caddy_is_reachable_from_outside():
     assert ports and all(port.startswith("127.0.0.1:") for each in ports.values() for port in each)
 
 
-@pytest.mark.skip
 def test_the_key_comes_as_a_secret_and_never_in_the_environment():
     compose = loaded(ROOT / "compose.yaml")
     service = compose["services"]["twopass"]

@@ -402,7 +402,7 @@ def test_one_request_more_than_may_be_under_way_is_told_to_come_again_and_probes
             def needed(self, method, path):
                 return Right.NONE if path == "/livez" else Right.READ
 
-        middleware = Requests(app, Keys(), Some(), LimitSettings(concurrent_requests=1), Metrics(UNUSED))
+        middleware = Requests(app, Keys(), Some(), LimitSettings(concurrent_requests=1), Metrics())
         client = httpx.AsyncClient(transport=httpx.ASGITransport(middleware), base_url="http://x")
         slow = asyncio.create_task(client.get("/slow"))
         await begun.wait()

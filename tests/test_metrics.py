@@ -224,7 +224,9 @@ def test_two_apps_count_for_themselves(tmp_path):
     with open_collection(
         Settings(data_dir=tmp_path, encoder=EncoderSettings(model="none", dim=4))
     ) as collection:
-        first, second = Metrics(collection), Metrics(collection)
+        first, second = Metrics(), Metrics()
+        for each in (first, second):
+            each.watch(collection)
         first.answered("GET", "/info", 200, 0.001, None)
         key = ("twopass_request_seconds_count", "GET", "/info", "200")
         assert (read(first.told().decode())[key], key in read(second.told().decode())) == (1, False)
