@@ -3,6 +3,7 @@
 import { el, svg } from "./dom.js";
 import { count, interval, share } from "./format.js";
 import { roomFor, sharesFrom } from "./scales.js";
+import { FEWEST_CHECKED } from "./summary.js";
 
 const HIGH = 130;
 const LEFT = 48, RIGHT = 12, TOP = 12, BOTTOM = 24;
@@ -11,13 +12,14 @@ const LEFT = 48, RIGHT = 12, TOP = 12, BOTTOM = 24;
 export function drawRecall(stats, measured) {
   const { gauge } = stats;
   const expected = stats.first_pass.evidence?.calibration;
+  const isTelling = gauge.checked >= FEWEST_CHECKED;
   const lines = [];
-  if (gauge.recall) {
+  if (isTelling) {
     lines.push(el("p", { class: "figure" }, el("b", {}, interval(gauge.recall)),
       ` of the true nearest were found by the last ${count(gauge.checked)} live searches that were checked.`));
   } else if (gauge.share) {
     lines.push(el("p", {}, `${share(gauge.share * 100, gauge.share < 0.01 ? 2 : 0)} % of live searches are made again exactly, `
-      + "when the server has time. None was yet."));
+      + `when the server has time. ${count(gauge.checked)} were so far; ${FEWEST_CHECKED} tell something.`));
   } else lines.push(el("p", {}, "Live searches aren’t checked here: the setting index.gauge_share is 0."));
   if (expected?.pool_recall) {
     const at = expected.pool_recall[String(stats.first_pass.oversample)];
@@ -27,7 +29,7 @@ export function drawRecall(stats, measured) {
   }
   const points = measured.filter(({ result }) => result.serving).map(({ created_at, result }) =>
     ({ at: new Date(created_at), recall: result.serving.recall, what: "measured" })).reverse();
-  if (gauge.recall) points.push({ at: new Date(), recall: gauge.recall, what: "live" });
+  if (isTelling) points.push({ at: new Date(), recall: gauge.recall, what: "live" });
   if (points.length > 1) lines.push(el("figure", {}, overTime(points), el("figcaption", {}, "Recall over time, with 95 % intervals.")));
   return lines;
 }

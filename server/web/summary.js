@@ -7,7 +7,7 @@ const STAGES = [
   ["encode", "encode"], ["filter", "filter"], ["first_pass", "first pass"], ["second_pass", "second pass"],
   ["words", "words"], ["fetch", "texts"],
 ];
-const FEWEST_CHECKED = 20; // live searches; of fewer the interval says nothing
+export const FEWEST_CHECKED = 20; // live searches; of fewer the interval says nothing
 const LEAST_MS = 0.05; // what took less isn't named
 
 /** Whether words counted too, besides the meaning. */
