@@ -137,7 +137,7 @@ def cases(request, tmp_path_factory):
         ({"$id": {"$gte": "t", "$ne": "text"}}, {"taxes", "ten", "true"}),
         ({"$id": {"$nin": ["one"]}, "x": 1}, {"float", "list"}),
     ],
-    ids=str,
+    ids=lambda given: " ".join(sorted(given)) if isinstance(given, set) else str(given),
 )  # fmt: skip
 def test_a_filter_finds_these(cases, raw, expected):
     assert set(found(cases, raw)) == expected
