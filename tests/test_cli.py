@@ -124,7 +124,8 @@ def test_a_folder_is_ingested_then_unchanged_and_found(texts, notes):
     assert (done.returncode, done.stderr) == (0, "")
     assert summary(done.stdout) == (2, 0, 1, 1, 1)
 
-    done = twopass("search", "how do I get into the garden house", "-k", 1, "--explain", "--url", texts.url)
+    words = ("search", "how do I get into the garden house", "-k", 1, "--explain", "--no-hybrid")
+    done = twopass(*words, "--url", texts.url)
     assert (done.returncode, done.stderr) == (0, "")
     first, second, last = done.stdout.splitlines()
     identifier = f"{notes}/shed.md".lstrip("/")

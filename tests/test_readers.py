@@ -212,7 +212,7 @@ def test_lines_of_json_keep_their_own_ids_or_get_the_files_and_their_number(tmp_
         (b'{"text": 7}', "has a wrong text: it must be a text in quotes"),
         (b'{"id": 7, "text": "a"}', "has a wrong id: it must be a text in quotes"),
         (b'{"text": "a", "metadata": []}', "has a wrong metadata: it must be an object"),
-        (b'{"vector": "a"}', "has a wrong vector: it must be a list of numbers"),
+        (b'{"vector": 7}', "has a wrong vector: it must be a list of numbers, or base64 of them"),
         (b'{"vector": [NaN]}', "is not JSON that can be used: NaN is no number"),
         (b'{"vector": [-Infinity]}', "is not JSON that can be used: -Infinity is no number"),
         (b'{"id": "", "text": "a"}', "has an id of 0 bytes; 1 to 512 are allowed"),

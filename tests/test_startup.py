@@ -128,7 +128,7 @@ def test_a_catalog_that_is_none(tmp_path, serve, make_vectors, content):
     (tmp_path / "collections" / "default" / "catalog.sqlite3").write_bytes(content)
     status, words = start(tmp_path, **BROUGHT)
     assert status == 1 and "Traceback" not in words
-    assert "catalog" in words and "copy" in words
+    assert "catalog" in words and "backup" in words
 
 
 def test_damaged_client_vectors_are_named_and_mended_by_sending_them_again(tmp_path, serve, make_vectors):

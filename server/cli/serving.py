@@ -31,8 +31,9 @@ def serve(
     ] = None,
 ) -> None:
     """Run the server until Ctrl-C or SIGTERM."""
-    # Until uvicorn takes the signal over: process 1 of a container ignores one that it has no handler for.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Until uvicorn takes them over: process 1 of a container ignores a signal that it has no handler for.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: sys.exit(0))
 
     from server.app import serve as run_server
     from server.errors import StartupError

@@ -19,8 +19,7 @@ export async function readFile(file, path, limitBytes) {
   const kind = /\.([^./]+)$/.exec(path)?.[1].toLowerCase() ?? "";
   const read = READERS[kind];
   if (!read) {
-    throw new Unreadable(`${kind ? `.${kind}` : "a file without an ending"} is not read on this page; `
-      + "twopass ingest may read it on the server’s machine");
+    throw new Unreadable(`${kind ? `.${kind}` : "a file without an ending"} can’t be read; save it as text or HTML`);
   }
   if (file.size > limitBytes) throw new Unreadable(`is larger than a request may be (${limitBytes >> 20} MiB); split it`);
   let content;
