@@ -4,7 +4,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from ipaddress import ip_address
 from types import FrameType
@@ -182,15 +182,7 @@ def serve(settings: Settings) -> int:
             ) from error
         except SettingsError as error:
             raise StartupError(str(error), "Correct the setting and start again.") from error
-        listener.listen(BACKLOG)  # whoever connects from the log line on is answered
-        log.info(
-            "listening",
-            url=f"http://{address}",
-            version=__version__,
-            data_dir=str(settings.data_dir),
-            model=settings.encoder.model,
-            documents=collection.store.catalog.counts()[0],
-        )
+        listener.listen(BACKLOG)
         if collection.is_degraded:
             log.warning("some stored vectors are damaged", **collection.damage())
         memory = check_memory(served(collection, settings))
@@ -207,6 +199,14 @@ def serve(settings: Settings) -> int:
                 timeout_graceful_shutdown=settings.server.shutdown_grace_s,
             ),
             collection,
+            lambda: log.info(
+                "listening",
+                url=f"http://{address}",
+                version=__version__,
+                data_dir=str(settings.data_dir),
+                model=settings.encoder.model,
+                documents=collection.store.catalog.counts()[0],
+            ),
         )
         server.run(sockets=[listener])
         log.info("stopped")
@@ -226,9 +226,15 @@ def _show_key(key: str, address: str) -> None:
 class _Server(uvicorn.Server):
     """Tells running ingests to end when the signal comes, not when their connections have been waited for."""
 
-    def __init__(self, config: uvicorn.Config, collection: Collection) -> None:
+    def __init__(self, config: uvicorn.Config, collection: Collection, tell: Callable[[], None]) -> None:
+        """`tell` is called when whoever connects is answered, and a signal ends the server in peace."""
         super().__init__(config)
         self._collection = collection
+        self._tell = tell
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._tell()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._collection.stop()
