@@ -99,7 +99,7 @@ def query(models: Path, texts: list[str], data: Path) -> None:
             add(server, texts[:N_DOCUMENTS])
             wait_for_index(server)
             bare = BareEncoder(models, str(settings.get("encoder__precision", "float32")), BATCH_TOKENS)
-            times: list[tuple[float, float, float]] = []
+            times: list[tuple[float, float, float, float]] = []
             with Connection(port_of(server)) as connection:
                 for text in texts[-N_QUERIES - 20 :]:
                     bare_ms = bare.call_ms(text)
@@ -107,11 +107,18 @@ def query(models: Path, texts: list[str], data: Path) -> None:
                     at = time.perf_counter()
                     answer = connection.ask(sent)
                     http_ms = (time.perf_counter() - at) * 1000
-                    times.append((bare_ms, http_ms, json.loads(answer)["timings_ms"]["encode"]))
-            bare_ms, http_ms, encode_ms = (median(column) for column in zip(*times[20:], strict=True))
+                    encode_ms = json.loads(answer)["timings_ms"]["encode"]
+                    sent = search(f"{text} ", hybrid=True)  # the space: another text to the cache of queries
+                    at = time.perf_counter()
+                    connection.ask(sent)
+                    hybrid_ms = (time.perf_counter() - at) * 1000
+                    times.append((bare_ms, http_ms, encode_ms, hybrid_ms))
+            bare_ms, http_ms, encode_ms, hybrid_ms = (
+                median(column) for column in zip(*times[20:], strict=True)
+            )
             print(
                 f"  {name:<14} bare {bare_ms:.2f}, HTTP {http_ms:.2f} (encoding {encode_ms:.2f}): "
-                f"{http_ms / bare_ms:.2f} times the bare call"
+                f"{http_ms / bare_ms:.2f} times the bare call; with words {hybrid_ms:.2f}"
             )
 
 
@@ -209,8 +216,9 @@ def wait_for_index(server: Server) -> None:
         time.sleep(0.1)
 
 
-def search(text: str) -> bytes:
-    return request("POST", "/search", json.dumps({"query": text}).encode())
+def search(text: str, hybrid: bool = False) -> bytes:
+    """By meaning alone, since the encoder is measured."""
+    return request("POST", "/search", json.dumps({"query": text, "hybrid": hybrid}).encode())
 
 
 def port_of(server: Server) -> int:
