@@ -21,7 +21,15 @@ router = APIRouter(tags=["jobs"], route_class=Route)
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Server-sent events named job; the data of each is the job as GET /jobs/{id} tells it.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {
+            "text/event-stream": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"event": {"const": "job"}, "data": {"type": "string"}},
+                    "required": ["event", "data"],
+                }
+            }
+        },
     }
 }
 
