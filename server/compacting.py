@@ -6,7 +6,6 @@ two change places, writes wait. What a kill interrupts is dropped at the next st
 """
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import structlog
 from index import durable
 from index.errors import IndexFault
 from index.two_pass import generation_files
+from server.background import stand_back
 from server.errors import ConflictError, ServiceError
 from server.jobs import Job
 from server.live import Live
@@ -25,7 +25,6 @@ from server.records import Generation
 from server.reembedding import Workshop, turn
 from server.row_copying import RowCopying
 from server.store import LocalStore, delete_files
-from server.upkeep import NICENESS
 
 MIN_TOMBSTONES = 5_000
 """Dead rows below which it isn't worth while: some megabytes."""
@@ -105,8 +104,7 @@ class Compacting:
     # In the thread
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):  # not everyone may, or has a priority for each thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        stand_back()
         with turn(self._w.changing, self._stopping) as is_mine:
             if is_mine:
                 self._drop_leftover()

@@ -1,7 +1,5 @@
 """Recall measured on the collection's own vectors, as a job: of the index as it serves, and of what it could be."""
 
-import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +25,7 @@ from index.curve import (
 from index.errors import IndexFault
 from index.two_pass import pool_size
 from index.vectors import Float32
+from server.background import stand_back
 from server.checks import check_utf8, unit_vector
 from server.encoders.errors import EncoderError
 from server.errors import ConflictError, InputError, NoEncoderError, ServiceError, StoppingError
@@ -35,7 +34,6 @@ from server.live import Live
 from server.memory import give_back
 from server.quality import measure_quality
 from server.settings import IndexSettings
-from server.upkeep import NICENESS
 
 ROWS_TRIED = 100_000
 """Rows on which other forms are tried, at most. More would take longer and not other codes: recall falls slowly with
@@ -116,8 +114,7 @@ class Evaluating:
             thread.join()
 
     def _run(self, job: Job, wanted: Wanted, given: Float32 | None) -> None:
-        with contextlib.suppress(OSError):  # not everyone may, or has a priority for each thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        stand_back()
         job.begin()
         try:
             with self._use() as live:

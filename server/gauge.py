@@ -5,8 +5,6 @@ The exact scan goes block by block, and after each block rests for as long as ke
 lets searches go first. So a million passages of 768 dimensions take about a second of work and a minute of time.
 """
 
-import contextlib
-import os
 import random
 import threading
 import time
@@ -23,10 +21,10 @@ from index.curve import shares, wilson
 from index.errors import IndexFault
 from index.evaluation import ExactScan
 from index.vectors import Float32, Rows
+from server.background import stand_back
 from server.live import Live
 from server.settings import IndexSettings
 from server.store import Found, LocalStore
-from server.upkeep import NICENESS
 
 CORE_SHARE = 0.02
 """Part of one core that the gauge may take, over any few seconds."""
@@ -118,8 +116,7 @@ class Gauge:
         }
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):  # not everyone may, or has a priority for each thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        stand_back()
         while not self._stopping.is_set():
             self._wake.wait()
             self._wake.clear()

@@ -1,7 +1,5 @@
 """Indexes of metadata: those that the settings declare and those that were asked for, built as jobs beside the rest."""
 
-import contextlib
-import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +7,11 @@ from typing import Any
 import structlog
 
 from index.errors import IndexFault
+from server.background import stand_back
 from server.catalog import Catalog
 from server.conditions import parse_path
 from server.errors import NotFoundError, ServiceError, StoppingError
 from server.jobs import Job, Jobs
-from server.upkeep import NICENESS
 
 TYPE = "index_metadata"
 
@@ -92,8 +90,7 @@ class MetadataIndexes:
             thread.join()
 
     def _run(self, job: Job, path: str) -> None:
-        with contextlib.suppress(OSError):  # not everyone may, or has a priority for each thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        stand_back()
 
         def told(n_done: int) -> None:
             job.progress("indexing", n_done, max(job.total, n_done))

@@ -1,7 +1,6 @@
 """The thread that keeps the index in shape: measures the disk, makes the first pass anew as the collection grows."""
 
 import contextlib
-import os
 import queue
 import threading
 from collections.abc import Callable
@@ -15,14 +14,12 @@ from index.errors import IndexFault, MemoryFullError
 from index.plan import Wish
 from index.planner import READ_MS
 from index.two_pass import TwoPassIndex, vector_path
+from server.background import stand_back
 from server.budget import RESERVE_BYTES, Budget, budget_of, held_bytes, wish_of
 from server.jobs import Job, Jobs
 from server.memory import give_back, limit_bytes, room
 from server.settings import IndexSettings
 from server.store import LocalStore
-
-NICENESS = 10
-"""How far the thread's work stands back behind searches, on Unix's scale of 19."""
 
 POOL = 80
 """Candidates of a search of k = 10, for which the size of a wave is chosen."""
@@ -123,9 +120,7 @@ class Upkeep:
         return self._store.index
 
     def _run(self) -> None:
-        # The thread alone: searches run in others. Not everyone may lower a priority, or has one for each thread.
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        stand_back()
         self._measure_disk()
         while not self._stopping.is_set():
             task = self._wake.get()

@@ -11,6 +11,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
+WORDS = [
+    "snail",
+    "tide",
+    "shed",
+    "clock",
+    "zip",
+    "bread",
+    "river",
+    "lamp",
+    "stone",
+    "winter",
+    "boat",
+    "garden",
+]
+
 
 def word_vector(word: str, model: str, dim: int) -> np.ndarray:
     seed = int.from_bytes(hashlib.sha256(f"{model} {word}".encode()).digest()[:8], "little")

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, environment, serving
-from embedding_host import Host, embed, embedding_host
+from embedding_host import WORDS, Host, embed, embedding_host
 from typer.testing import CliRunner
 
 from server import uploading
@@ -36,20 +36,6 @@ SMALL = (
     "streams.PIECE_BYTES = 2000; from server.cli import main; main()",
 )
 LINES = {"content-type": "application/x-ndjson"}
-WORDS = [
-    "snail",
-    "tide",
-    "shed",
-    "clock",
-    "zip",
-    "bread",
-    "river",
-    "lamp",
-    "stone",
-    "winter",
-    "boat",
-    "garden",
-]
 MODEL, DIM = "words-24", 24
 
 

@@ -13,25 +13,11 @@ import httpx
 import numpy as np
 import pytest
 from conftest import environment, serving
-from embedding_host import embed, embedding_host
+from embedding_host import WORDS, embed, embedding_host
 
 from server.verification import verify
 
 ROOT = Path(__file__).parent.parent
-WORDS = [
-    "snail",
-    "tide",
-    "shed",
-    "clock",
-    "zip",
-    "bread",
-    "river",
-    "lamp",
-    "stone",
-    "winter",
-    "boat",
-    "garden",
-]
 OLD, NEW = "words-24", "words-40"
 
 

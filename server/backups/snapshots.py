@@ -1,7 +1,6 @@
 """The backups that a server keeps: made as jobs, listed, handed out, deleted."""
 
 import contextlib
-import os
 import re
 import threading
 import time
@@ -12,13 +11,13 @@ import structlog
 
 from index import durable
 from index.errors import IndexFault
+from server.background import stand_back
 from server.backups.reading import read_manifest
 from server.backups.writing import remove_leftovers, write_backup
 from server.catalog import Catalog
 from server.errors import ConflictError, NotFoundError, ServiceError, StoppingError
 from server.jobs import Job, Jobs
 from server.memory import give_back
-from server.upkeep import NICENESS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.tar")
 
@@ -84,8 +83,7 @@ class Snapshots:
             thread.join()
 
     def _run(self, job: Job) -> None:
-        with contextlib.suppress(OSError):  # not everyone may, or has a priority for each thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        stand_back()
         job.begin()
         try:
             path = self._new_path()
