@@ -467,6 +467,7 @@ def test_the_childs_refusal_arrives_as_what_it_is_and_leaves_nothing(tmp_path, m
     assert list((tmp_path / "models" / "onnx").iterdir()) == []
 
 
+@pytest.mark.parametrize("dies", ["after it was asked", "before it was asked"])
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
@@ -475,7 +476,18 @@ def test_the_childs_refusal_arrives_as_what_it_is_and_leaves_nothing(tmp_path, m
         ("echo first >&2; echo 'no such thing' >&2; exit 3", "ended with status 3: no such thing"),
     ],
 )
-def test_a_child_that_dies_is_told_of(tmp_path, monkeypatch, script, expected):
+def test_a_child_that_dies_is_told_of(tmp_path, monkeypatch, script, expected, dies):
+    if dies == "after it was asked":
+        script = f"read spec; {script}"
+    else:
+        really = subprocess.Popen
+
+        def started(*args, **kwargs):
+            child = really(*args, **kwargs)
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # its end of the pipe is closed now
+            return child
+
+        monkeypatch.setattr(exports.subprocess, "Popen", started)
     as_child(script, tmp_path, monkeypatch)
     folder = write_static_model(tmp_path / "model")
     with pytest.raises(ExportFailed, match=f"the process that exports the model {expected}"):

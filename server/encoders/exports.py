@@ -173,6 +173,7 @@ def _in_child(spec: dict[str, Any]) -> dict[str, Any]:
             # -P: no module of the folder that the server was started in can pose as one of ours.
             [sys.executable, "-P", "-m", "server.encoders.exporting"],
             env=os.environ | offline | {"PYTHONPATH": path},
+            bufsize=0,  # what a child that died left unread would be written again at the closing, and fail again
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=noise,
@@ -182,7 +183,6 @@ def _in_child(spec: dict[str, Any]) -> dict[str, Any]:
             assert child.stdin is not None and child.stdout is not None
             try:
                 child.stdin.write(json.dumps(spec).encode() + b"\n")
-                child.stdin.flush()
                 answer = child.stdout.read()
             except BrokenPipeError:
                 answer = b""
