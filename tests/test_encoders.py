@@ -24,6 +24,7 @@ from server.encoders.batching import (
     JobLine,
     cut_into_batches,
 )
+from server.encoders.cores import ONE_LANE, Lanes
 from server.encoders.errors import (
     EncoderUnavailable,
     EncodingFailed,
@@ -360,7 +361,10 @@ def named(*names: str, role: Role, longest: int = 1) -> Job:
 
 
 def taken(line: JobLine) -> list[str]:
-    return [text for job in line.take() for text in job.inputs]
+    """Take a batch, and have it encoded at once."""
+    if jobs := line.take():
+        line.finish(jobs)
+    return [text for job in jobs for text in job.inputs]
 
 
 def test_waiting_queries_overtake_waiting_documents_and_go_together():
@@ -376,7 +380,7 @@ def test_waiting_queries_overtake_waiting_documents_and_go_together():
     assert len(line) == 0
 
 
-def lengths_taken(lengths, batch_tokens, lanes=1):
+def lengths_taken(lengths, batch_tokens, lanes=ONE_LANE):
     """The batches that queries of these lengths become."""
     line = JobLine(batch_tokens, lanes)
     for longest in lengths:
@@ -404,7 +408,19 @@ def test_padding_that_costs_more_than_a_call_of_its_own_is_not_taken():
 
 
 def test_lanes_share_the_queries_that_wait():
-    assert lengths_taken([10] * 8, batch_tokens=1000, lanes=2) == [[10] * 4, [10] * 2, [10], [10]]
+    assert lengths_taken([10] * 8, batch_tokens=1000, lanes=Lanes(2, 2)) == [[10] * 4, [10] * 2, [10], [10]]
+
+
+def test_documents_wait_for_a_lane_of_theirs_while_a_query_takes_the_other():
+    line = JobLine(100, Lanes(2, of_documents=1))
+    for name in ("d1", "d2"):
+        line.add(named(name, role=DOCUMENT))
+    begun = line.take()
+    assert (begun[0].inputs, line.has_next, line.take()) == (("d1",), False, [])
+    line.add(named("q", role=QUERY))
+    assert (line.has_next, taken(line), len(line)) == (True, ["q"], 1)
+    line.finish(begun)
+    assert (line.has_next, taken(line)) == (True, ["d2"])
 
 
 def test_queries_that_never_pause_leave_documents_a_turn():
@@ -590,7 +606,7 @@ def test_an_idle_queue_lets_the_model_rest_once_and_wakes_it_with_the_next_job()
         calls.append("embed")
         return np.ones((len(texts), 1), np.float32)
 
-    queue = EncodingQueue(embed, JobLine(batch_tokens=100, lanes=2), 2, 0.01, rest)
+    queue = EncodingQueue(embed, JobLine(100, Lanes(2, 2)), 0.01, rest)
     assert rested.acquire(timeout=30)
     for _ in range(2):
         queue.submit(["a"], 1, QUERY).result(30)
@@ -606,10 +622,51 @@ def test_as_many_batches_are_encoded_at_once_as_there_are_lanes():
         together.wait(30)  # opens when both are here
         return np.array([[len(text)] for text in texts], np.float32)
 
-    queue = EncodingQueue(embed, JobLine(batch_tokens=100, lanes=2), lanes=2)
+    queue = EncodingQueue(embed, JobLine(100, Lanes(2, 2)))
     answers = [queue.submit([text], 1, DOCUMENT) for text in ("a", "bb", "ccc", "dddd")]
     assert [answer.result(30).tolist() for answer in answers] == [[[1]], [[2]], [[3]], [[4]]]
     queue.close()
+
+
+def test_documents_go_on_one_batch_at_a_time_while_the_other_lane_answers_a_query():
+    at_work, most, begun, gate = [], [], threading.Semaphore(0), threading.Event()
+
+    def embed(texts, role):
+        at_work.append(role)
+        most.append(at_work.count(DOCUMENT))
+        begun.release()
+        assert role is QUERY or gate.wait(timeout=30)
+        at_work.remove(role)
+        return np.array([[len(text)] for text in texts], np.float32)
+
+    queue = EncodingQueue(embed, JobLine(100, Lanes(2, of_documents=1)))
+    documents = [queue.submit([text], 1, DOCUMENT) for text in ("a", "bb", "ccc")]
+    assert begun.acquire(timeout=30)
+    assert queue.submit(["dddd"], 1, QUERY).result(30).tolist() == [[4]]
+    gate.set()
+    assert [answer.result(30).tolist() for answer in documents] == [[[1]], [[2]], [[3]]]
+    queue.close()
+    assert max(most) == 1
+
+
+def test_closing_turns_away_documents_whose_lane_is_taken():
+    begun, gate = threading.Event(), threading.Event()
+
+    def embed(texts, role):
+        begun.set()
+        assert gate.wait(timeout=30)
+        return np.ones((len(texts), 1), np.float32)
+
+    queue = EncodingQueue(embed, JobLine(100, Lanes(2, of_documents=1)))
+    first, second = (queue.submit(["a"], 1, DOCUMENT) for _ in range(2))
+    assert begun.wait(timeout=30)
+    closing = threading.Thread(target=queue.close)
+    closing.start()
+    with pytest.raises(EncoderUnavailable):
+        second.result(30)
+    gate.set()
+    closing.join(timeout=30)
+    assert first.result(0).tolist() == [[1]]
 
 
 # --- the cache of queries

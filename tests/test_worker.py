@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 
 from server.api.threads import INGEST_THREADS, READ_THREADS
 from server.encoders import frames
-from server.encoders.cores import n_cores, threads_and_lanes
+from server.encoders.cores import Lanes, n_cores, threads_and_lanes
 from server.encoders.errors import EncoderUnavailable, EncodingFailed, ModelDamaged
 from server.encoders.fingerprint import Role
 from server.encoders.frames import Kind
@@ -247,7 +247,7 @@ def test_where_memory_runs_out_the_kernel_takes_the_models_process_first(process
 
 
 def test_lanes_encode_at_once_with_the_vectors_of_one(spec):
-    process = WorkerProcess(spec, lanes=3)
+    process = WorkerProcess(spec, Lanes(3, 3))
     batches = [
         frames.pack_tokens([np.arange(1000 + at, 1000 + at + length, dtype=np.int32) for at in range(4)])
         for length in range(3, 33)
@@ -262,9 +262,14 @@ def test_lanes_encode_at_once_with_the_vectors_of_one(spec):
 
 @pytest.mark.parametrize(
     ("cores", "whole", "coarse"),
-    [(1, (1, 1), (1, 1)), (2, (2, 2), (1, 2)), (3, (3, 2), (1, 2)), (16, (16, 2), (8, 2))],
+    [
+        (1, (1, Lanes(1, 1)), (1, Lanes(1, 1))),
+        (2, (2, Lanes(2, 1)), (1, Lanes(2, 2))),
+        (3, (3, Lanes(2, 1)), (1, Lanes(2, 2))),
+        (16, (16, Lanes(2, 1)), (8, Lanes(2, 2))),
+    ],
 )
-def test_two_batches_at_once_share_the_cores(cores, whole, coarse):
+def test_the_batches_that_are_encoded_at_once_share_the_cores(cores, whole, coarse):
     assert threads_and_lanes(cores, "float32") == whole
     assert threads_and_lanes(cores, "int8") == coarse
 

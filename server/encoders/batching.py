@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.encoders.cores import ONE_LANE, Lanes
 from server.encoders.errors import EncoderError, EncoderUnavailable, EncodingFailed, first_line
 from server.encoders.fingerprint import Role
 
@@ -64,17 +65,23 @@ def cut_into_batches(lengths: NDArray[np.int64], batch_tokens: int) -> list[NDAr
 class JobLine:
     """Jobs that wait, and which of them are next. Not locked: EncodingQueue does that.
 
-    Batches have at most `batch_tokens`, but for single texts that are longer; `lanes` are encoded at once.
+    Batches have at most `batch_tokens`, but for single texts that are longer.
     """
 
-    def __init__(self, batch_tokens: int, lanes: int = 1) -> None:
+    def __init__(self, batch_tokens: int, lanes: Lanes = ONE_LANE) -> None:
+        self.lanes = lanes
         self._batch_tokens = batch_tokens
-        self._lanes = lanes
         self._waiting: dict[Role, deque[Job]] = {role: deque() for role in Role}
         self._query_batches = 0  # in a row, while documents waited
+        self._document_batches = 0  # at work
 
     def __len__(self) -> int:
         return sum(len(jobs) for jobs in self._waiting.values())
+
+    @property
+    def has_next(self) -> bool:
+        """Whether a lane that is free has something to do."""
+        return bool(self._waiting[Role.QUERY]) or self._documents_may_start()
 
     def add(self, job: Job) -> None:
         self._waiting[job.role].append(job)
@@ -82,15 +89,31 @@ class JobLine:
     def take(self) -> list[Job]:
         """What to encode together now: the oldest query and those that go well with it; else documents."""
         queries, documents = self._waiting[Role.QUERY], self._waiting[Role.DOCUMENT]
-        if documents and (not queries or self._query_batches == QUERY_BATCHES_IN_A_ROW):
+        if self._documents_may_start() and (not queries or self._query_batches == QUERY_BATCHES_IN_A_ROW):
             self._query_batches = 0
+            self._document_batches += 1
             return [documents.popleft()]
         if not queries:
             return []
-        self._query_batches = self._query_batches + 1 if documents else 0
+        self._query_batches = min(self._query_batches + 1, QUERY_BATCHES_IN_A_ROW) if documents else 0
         taken = self._joined(list(queries))
         self._waiting[Role.QUERY] = deque(job for job in queries if job not in taken)
         return taken
+
+    def finish(self, taken: list[Job]) -> None:
+        """What was taken is encoded."""
+        if taken[0].role is Role.DOCUMENT:
+            self._document_batches -= 1
+
+    def clear(self) -> list[Job]:
+        """Take all that wait."""
+        jobs = [job for waiting in self._waiting.values() for job in waiting]
+        for waiting in self._waiting.values():
+            waiting.clear()
+        return jobs
+
+    def _documents_may_start(self) -> bool:
+        return bool(self._waiting[Role.DOCUMENT]) and self._document_batches < self.lanes.of_documents
 
     def _joined(self, queries: Sequence[Job]) -> list[Job]:
         """The oldest query with others of like length: where padding costs less than a call of their own would.
@@ -98,7 +121,7 @@ class JobLine:
         No more than this lane's share of what waits: the other lanes want some, too.
         """
         oldest = queries[0]
-        share = sum(job.tokens for job in queries) / self._lanes
+        share = sum(job.tokens for job in queries) / self.lanes.batches
         taken, n_texts, longest, n_tokens = [oldest], len(oldest.inputs), oldest.longest, oldest.tokens
         for job in sorted(queries[1:], key=lambda job: abs(job.longest - oldest.longest)):
             if n_tokens >= share:
@@ -122,7 +145,6 @@ class EncodingQueue:
         self,
         embed: Callable[[Sequence[Any], Role], Vectors],
         line: JobLine,
-        lanes: int = 1,
         idle_s: float = 0,
         rest: Callable[[], None] = do_nothing,
     ) -> None:
@@ -137,7 +159,8 @@ class EncodingQueue:
         self._changed = threading.Condition()  # guards all that changes
         # Daemons, so that a server that fails to start can still end.
         self._threads = [
-            threading.Thread(target=self._work, name=f"encoder-{lane}", daemon=True) for lane in range(lanes)
+            threading.Thread(target=self._work, name=f"encoder-{lane}", daemon=True)
+            for lane in range(line.lanes.batches)
         ]
         for thread in self._threads:
             thread.start()
@@ -177,13 +200,15 @@ class EncodingQueue:
         while jobs := self._next():
             self._encode(jobs)
             with self._changed:
+                self._line.finish(jobs)
+                self._changed.notify()  # a lane that is free may have waited for the documents of this one
                 self._n_busy -= 1
                 self._idle_since = time.monotonic()
 
     def _next(self) -> list[Job]:
         """Wait for jobs; an empty list says that the queue is closed, and no job is left in the line."""
         with self._changed:
-            while not self._changed.wait_for(lambda: self._closed or len(self._line), self._patience_s()):
+            while not self._changed.wait_for(lambda: self._closed or self._line.has_next, self._patience_s()):
                 if self._patience_s() == 0:
                     self._is_resting = True
                     self._rest()
@@ -201,10 +226,9 @@ class EncodingQueue:
         return max(0.0, self._idle_since + self._idle_s - time.monotonic())
 
     def _turn_away(self) -> None:
-        while turned_away := self._line.take():
-            for job in turned_away:
-                closed = EncoderUnavailable("the encoder was closed", hint="Send the request again later.")
-                job.done.set_exception(closed)
+        for job in self._line.clear():
+            closed = EncoderUnavailable("the encoder was closed", hint="Send the request again later.")
+            job.done.set_exception(closed)
 
     def _encode(self, jobs: list[Job]) -> None:
         inputs = [each for job in jobs for each in job.inputs]

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 QUOTA = Path(
@@ -22,14 +23,27 @@ def n_cores(quota: Path = QUOTA) -> int:
     return n_there
 
 
-def threads_and_lanes(cores: int, precision: str) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Lanes:
+    """How many batches are encoded at once, and how many of them may be of documents."""
+
+    batches: int = 1
+    of_documents: int = 1
+
+
+ONE_LANE = Lanes()
+
+
+def threads_and_lanes(cores: int, precision: str) -> tuple[int, Lanes]:
     """Threads that work on one batch, and batches that are encoded at once.
 
-    Two batches: of int8 each on half of the cores, of float32 on as many as are free. Measured on two cores with
-    all-MiniLM-L6-v2, 1 and 2 threads in turns: a query alone took 6.05 and 4.94 ms, documents came at 366 and 317
-    texts a second (float32); 2.90 and 3.22 ms, 869 and 824 (int8). One float32 batch at a time on both:
-    6.49 ms, 347 texts a second, beside 6.93 and 312 for two; searches side by side weren't tried with it.
+    Two batches: of int8 each on half of the cores, of float32 on as many as are free, documents one at a time.
+    Measured on two cores with all-MiniLM-L6-v2, (threads, batches) in turns, a query alone and documents a second.
+    float32: (1, 2) 7.95 ms and 370, (2, 2) 6.93 ms and 312, (2, 1) 6.49 ms and 347, but from 16 connections 171
+    searches a second instead of 204. int8: (1, 2) 2.90 ms and 869, (2, 2) 3.22 ms and 824.
     """
     if cores == 1:
-        return 1, 1
-    return (max(1, cores // 2) if precision == "int8" else cores), 2
+        return 1, ONE_LANE
+    if precision == "int8":
+        return cores // 2, Lanes(2, of_documents=2)
+    return cores, Lanes(2, of_documents=1)

@@ -50,9 +50,9 @@ class LocalEncoder:
         self._sure_characters = limit - model.token_counter.overhead(Role.QUERY)
         self._batch_tokens = batch_tokens
         self._splitter = PassageSplitter(model.token_counter, max_tokens, passages.overlap_tokens)
-        self._batches_ahead = 1 + model.lanes
+        self._batches_ahead = 1 + model.lanes.of_documents
         line = JobLine(batch_tokens, model.lanes)
-        self._queue = EncodingQueue(model.embed, line, model.lanes, idle_unload_s, model.rest)
+        self._queue = EncodingQueue(model.embed, line, idle_unload_s, model.rest)
         self.query_cache = QueryCache(model.fingerprint, query_cache)
 
     @property

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from server.encoders.cores import ONE_LANE, Lanes
 from server.encoders.fingerprint import Fingerprint, Role
 
 if TYPE_CHECKING:  # tokenizers is imported with the model, not before
@@ -39,8 +40,8 @@ class Model(Protocol[T]):
     def token_counter(self) -> "TokenCounter": ...
 
     @property
-    def lanes(self) -> int:
-        """How many threads may call `embed` at once."""
+    def lanes(self) -> Lanes:
+        """How many threads may call `embed` at once, and how many of them with documents."""
         ...
 
     def prepare(self, texts: Sequence[str], role: Role) -> Prepared[T]:
@@ -48,7 +49,7 @@ class Model(Protocol[T]):
         ...
 
     def embed(self, inputs: Sequence[T], role: Role) -> NDArray[np.float32]:
-        """Encode one batch, padded to its longest text; called by `lanes` threads only.
+        """Encode one batch, padded to its longest text; called by threads as `lanes` allows only.
 
         Returns:
             float32 (n_texts, dim), not necessarily of unit length.
@@ -75,7 +76,7 @@ class TextModel:
     """
 
     token_counter: "TokenCounter"
-    lanes = 1
+    lanes = ONE_LANE
 
     def prepare(self, texts: Sequence[str], role: Role) -> Prepared[str]:
         return Prepared(texts, self.token_counter.count(texts, role))

@@ -15,6 +15,7 @@ from typing import IO, Any
 import structlog
 
 from server.encoders import errors
+from server.encoders.cores import ONE_LANE, Lanes
 from server.encoders.errors import EncoderError, EncoderUnavailable, ModelDamaged
 from server.encoders.frames import Frame, Kind, pack_json, receive, send, unpack_json
 
@@ -26,13 +27,13 @@ LONGEST_LINE = 500  # characters of one line of its output that are logged
 
 
 class WorkerProcess:
-    """A process that holds one model and encodes `lanes` batches at once, for as many threads.
+    """A process that holds one model and encodes as many batches at once as there are lanes, for as many threads.
 
     It is started by the first call that needs it. If it dies over a batch, the batch is tried once more in a fresh
     one.
     """
 
-    def __init__(self, spec: dict[str, Any], lanes: int = 1) -> None:
+    def __init__(self, spec: dict[str, Any], lanes: Lanes = ONE_LANE) -> None:
         """Start nothing yet. `spec` says which model to load, see worker.open_runner."""
         self.lanes = lanes
         self._spec = spec
@@ -85,7 +86,7 @@ class WorkerProcess:
                 self._running = None
 
     def _start(self) -> dict[str, Any]:
-        running = _Running(self.lanes)
+        running = _Running(self.lanes.batches)
         try:
             kind, content = running.begin(self._spec)
         except (OSError, EOFError) as error:
@@ -121,8 +122,8 @@ class WorkerProcess:
 class _Running:
     """One started process, a connection for each lane, and the thread that logs what it prints."""
 
-    def __init__(self, lanes: int) -> None:
-        pairs = [socket.socketpair() for _ in range(lanes)]
+    def __init__(self, n_lanes: int) -> None:
+        pairs = [socket.socketpair() for _ in range(n_lanes)]
         theirs = [pair[1].fileno() for pair in pairs]
         self._connections = [pair[0] for pair in pairs]
         self._free: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
