@@ -1,8 +1,7 @@
 """Routes under /search."""
 
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, Response
 
@@ -24,16 +23,13 @@ from server.settings import Settings
 
 router = APIRouter(tags=["search"], route_class=Route)
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 
 @router.post("/search", response_model=SearchOut, openapi_extra=json_body(SearchIn))
 @for_readers
 async def search(service: Service, body: Search) -> Response:
     """Find the k best documents by meaning."""
     query = query_of(body, service.settings, "")
-    answers, total_s = await service.read(timed, service.collection.search, [query])
+    answers, total_s = await service.search([query])
     out = search_out(body, answers[0], total_s)
     response = answer(out)
     response.headers["Server-Timing"] = ", ".join(
@@ -50,15 +46,8 @@ async def search_batch(service: Service, body: SearchList) -> Response:
     check_batch(len(searches), service.settings.limits.searches_per_batch)
     settings = service.settings
     queries = [query_of(each, settings, f"searches[{at}].") for at, each in enumerate(searches)]
-    answers, total_s = await service.read(timed, service.collection.search, queries)
+    answers, total_s = await service.search(queries)
     return answer({"results": [search_out(*each, total_s) for each in zip(searches, answers, strict=True)]})
-
-
-def timed(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, float]:
-    """Return the call's result and the seconds it took: in its thread, without the way there and back."""
-    started = time.perf_counter()
-    result = call(*args, **kwargs)
-    return result, time.perf_counter() - started
 
 
 def check_batch(n_searches: int, limit: int) -> None:

@@ -1,0 +1,43 @@
+"""The threads that searches run in."""
+
+import asyncio
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from server.api.threads import Running
+from server.app import open_collection
+from server.checking import NewDocument
+from server.metrics import Metrics
+from server.searches import Query
+from server.settings import EncoderSettings, Settings
+
+N_SEARCHES = 40
+
+
+@pytest.mark.parametrize(
+    ("wave_rows", "kind", "most"), [(0, "scan", os.cpu_count()), (8, "read", 16)], ids=["warm", "slow disk"]
+)
+def test_searches_that_wait_for_nothing_take_no_more_threads_than_there_are_cores(
+    tmp_path, wave_rows, kind, most
+):
+    settings = Settings(data_dir=tmp_path, encoder=EncoderSettings(model="none", dim=4))
+    vector = np.array([1, 0, 0, 0], np.float32)
+    with open_collection(settings) as collection:
+        collection.add([NewDocument("a", None, {}, vector)])
+        collection.store.index.wave_rows = wave_rows
+        names = set()
+        collection.on_search(lambda queries, answers: names.add(threading.current_thread().name))
+
+        async def ask():
+            service = Running(collection, settings, Metrics())
+            searches = (service.search([Query(vector=vector)]) for _ in range(N_SEARCHES))
+            found = await asyncio.gather(*searches)
+            service.close()
+            return [answers[0].hits[0].document.id for answers, _ in found]
+
+        assert asyncio.run(ask()) == ["a"] * N_SEARCHES
+    assert {name.split("-")[0] for name in names} == {kind}
+    assert len(names) <= most
