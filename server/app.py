@@ -38,6 +38,7 @@ from server.api.problems import PROBLEM_JSON, add_error_handlers
 from server.api.requests import Requests
 from server.api.rights import Rights
 from server.api.schemas import DocumentsIn, IdsIn, Problem, RebuildIn, SearchesIn, SearchIn
+from server.api.sites import Sites
 from server.api.threads import Running
 from server.auth import Keys
 from server.backups.restoring import COLLECTION, settle
@@ -107,7 +108,10 @@ def create_app(settings: Settings, collection: Collection, keys: Keys) -> FastAP
     web.add_pages(app)
     add_error_handlers(app)
     rights = Rights(app.routes, {"/metrics"} if settings.server.open_metrics else ())
-    app.add_middleware(Requests, keys=keys, rights=rights, limits=settings.limits, metrics=metrics)
+    sites = Sites(settings.server.names, settings.server.cors_origins)
+    app.add_middleware(
+        Requests, keys=keys, sites=sites, rights=rights, limits=settings.limits, metrics=metrics
+    )
     allow_origins(app, settings.server.cors_origins)
     return app
 

@@ -44,6 +44,11 @@ class Keys:
     admin: bytes | None = field(default=None, repr=False)  # None: no key is asked for, whatever `reader` is
     reader: bytes | None = field(default=None, repr=False)
 
+    @property
+    def asked_for(self) -> bool:
+        """Whether there is a key, without which nothing is told or changed."""
+        return self.admin is not None
+
     def held(self, given: bytes) -> Right:
         """Return what a key allows. Takes the same time for every key."""
         if self.admin is None:

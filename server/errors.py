@@ -95,6 +95,10 @@ class ReadOnlyKeyError(ServiceError):
     """The key is right, but may only read."""
 
 
+class ForeignSiteError(ServiceError):
+    """A browser sent the request for a page of another site, and no key is asked for."""
+
+
 class StaleWriteError(ServiceError):
     """A document changed between reading and writing it; the write is tried again."""
 
@@ -235,6 +239,9 @@ ANSWERS: dict[type[Exception], Answer] = {
         "Send the header `Authorization: Bearer <key>`, or `api-key: <key>`.",
     ),
     ReadOnlyKeyError: Answer(403, "read_only_key", "The key may only read", "Send the key that may do everything."),
+    ForeignSiteError: Answer(
+        403, "foreign_site", "Another site's page asks", "Call the server by its address, or set a key."
+    ),
     StaleWriteError: Answer(409, "changed_meanwhile", "The document changed meanwhile", "Send the request again."),
     ConflictError: Answer(409, "conflict", "Something else is under way", "GET /jobs lists what is under way."),
     GenerationChangedError: Answer(409, "changed_meanwhile", "The data changed meanwhile", "Send the request again."),

@@ -85,6 +85,9 @@ class ServerSettings(_Section):
     cors_origins: tuple[str, ...] = Field(default=())
     """Sites whose pages a browser lets call this server, as [https://notes.example.org]; "*": every site. They still
     need a key where one is asked for."""
+    names: tuple[str, ...] = Field(default=())
+    """Names besides localhost by which a server that asks for no key is called, as [nas.local]; by others it isn't
+    answered, so that no page in a browser can pretend to be its own. Addresses need not be listed."""
     shutdown_grace_s: int = Field(default=10, ge=0, le=3600)
     """Seconds that running requests get to finish when the server is told to stop."""
 
@@ -101,7 +104,7 @@ class ServerSettings(_Section):
             return value
         return Path(value).expanduser() if value.strip() else None  # an environment variable can't say null
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "names", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return _as_list(value)

@@ -15,6 +15,7 @@ from fastapi.routing import iter_route_contexts
 
 from server.api.requests import Requests, key_in
 from server.api.rights import Rights, for_anyone, for_readers
+from server.api.sites import Sites
 from server.api.traffic import Traffic
 from server.app import create_app
 from server.auth import Keys, Right, hash_of
@@ -402,10 +403,10 @@ def test_one_request_more_than_may_be_under_way_is_told_to_come_again_and_probes
             def needed(self, method, path):
                 return Right.NONE if path == "/livez" else Right.READ
 
-        middleware = Requests(app, Keys(), Some(), LimitSettings(concurrent_requests=1), Metrics())
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(middleware), base_url="http://x")
+        middleware = Requests(app, Keys(), Sites(), Some(), LimitSettings(concurrent_requests=1), Metrics())
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(middleware), base_url="http://localhost")
         slow = asyncio.create_task(client.get("/slow"))
-        await begun.wait()
+        await asyncio.wait_for(begun.wait(), 30)
         refused, probe = await client.get("/other"), await client.get("/livez")
         end.set()
         first, after = await slow, await client.get("/other")

@@ -14,11 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.problems import answered, problem_response
 from server.api.rights import Rights
+from server.api.sites import Sites
 from server.api.traffic import Traffic
 from server.auth import Keys, Right
 from server.errors import (
     ANSWERS,
     BusyError,
+    ForeignSiteError,
     ReadOnlyKeyError,
     ServiceError,
     TooLargeError,
@@ -41,10 +43,11 @@ class Requests:
     """ASGI middleware."""
 
     def __init__(
-        self, app: ASGIApp, keys: Keys, rights: Rights, limits: LimitSettings, metrics: Metrics
+        self, app: ASGIApp, keys: Keys, sites: Sites, rights: Rights, limits: LimitSettings, metrics: Metrics
     ) -> None:
         self.app = app
         self.keys = keys
+        self.sites = sites
         self.rights = rights
         self.body_limit_bytes = limits.body_bytes
         self.traffic = Traffic(limits)
@@ -74,11 +77,13 @@ class Requests:
 
         try:
             self.keys.check(key_in(headers), needed)
+            if needed is not Right.NONE and not self.keys.asked_for:
+                self.sites.check(headers)
             # What asks for no key isn't counted: a probe must not fail because many search.
             is_counted = needed is not Right.NONE
             with self.traffic.counted(body.n_bytes) if is_counted else contextlib.nullcontext():
                 await self.app(scope, body.receive, send_with_id)
-        except (UnauthorizedError, ReadOnlyKeyError, BusyError, TooLargeError) as error:
+        except (UnauthorizedError, ReadOnlyKeyError, ForeignSiteError, BusyError, TooLargeError) as error:
             await problem_response(error, request_id, scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             status = status or HUNG_UP

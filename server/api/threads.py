@@ -27,10 +27,6 @@ INGEST_THREADS = 4
 INBOX_THREADS = 2
 READ_THREADS = 16
 
-SCAN_THREADS = os.cpu_count() or 1
-"""Searches at once that wait for neither a model nor a disk. More would take the interpreter from each other at every
-array operation: over a million vectors sixteen at once changed threads 900 times a search."""
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -50,7 +46,9 @@ class Running:
         self._inbox = CapacityLimiter(INBOX_THREADS)
         self._n_accepting = 0  # the same, of short writes
         self._readers = Threads(READ_THREADS, "read", self._most_waiting)
-        self._scanners = Threads(SCAN_THREADS, "scan", self._most_waiting)
+        # Searches that wait for neither a model nor a disk. More would take the interpreter from each other at every
+        # array operation: over a million vectors sixteen at once changed threads 900 times a search.
+        self._scanners = Threads(os.cpu_count() or 1, "scan", self._most_waiting)
 
     async def ingest(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a call that writes; further ones wait here, holding no thread. Raises BusyError."""
