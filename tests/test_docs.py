@@ -63,7 +63,9 @@ def test_every_known_model_but_the_static_one_has_a_figure_of_quality():
 
 def test_the_speed_of_models_is_what_was_measured():
     measured = rows(MEASURED.partition("- **encoders**")[2].partition("\n\n## ")[0])
-    told = rows((ROOT / "docs/models.md").read_text().partition("### How fast")[2].partition("### On your")[0])
+    told = rows(
+        (ROOT / "docs/models.md").read_text().partition("### How fast")[2].partition("### On your")[0]
+    )
     both = {
         "Cranfield, exact: nDCG@10": "nDCG@10 on Cranfield, exact",
         "searches a second from 16 connections, and from 1": "searches a second from 16 connections",
