@@ -140,3 +140,15 @@ def test_measured_figures_of_sizing_are_those_of_the_benchmarks():
     flat = " ".join(SIZING.split())
     for told, measured in both.items():
         assert told in flat and measured in MEASURED, told
+
+
+def test_the_readme_leads_to_every_page():
+    text = (ROOT / "README.md").read_text()
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
+    assert {page for page in pages if f"({page}" not in text} == set()
+
+
+def test_links_to_other_sites_are_whole_and_encrypted():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\((\w+://[^)]*)\)", page.read_text()):
+            assert re.fullmatch(r"https://[\w.-]+\.\w+(/[\w./#?=&%~-]*)?", link), (page.name, link)
