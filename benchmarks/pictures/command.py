@@ -16,6 +16,7 @@ from benchmarks.pictures.material import Material, held_out
 from benchmarks.pictures.svg import save
 from index.vectors import Float32, normalise
 from server.docstrings import collect_docstrings
+from server.encoders.known import known
 from server.encoders.loading import load_encoder
 from server.settings import EncoderSettings, PassageSettings
 
@@ -60,8 +61,9 @@ def demo_vectors() -> tuple[Float32, str]:
         assert encoder is not None  # the settings name a model
         try:
             vectors = encoder.encode_documents(texts)
-            model = encoder.fingerprint.model
+            model = known(encoder.fingerprint.model)
         finally:
             encoder.close()
+    assert model is not None  # it is the bundled one
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return vectors, f"docstrings of Python {python}'s standard library, {model}"
+    return vectors, f"docstrings of Python {python}'s standard library, {model.name.rpartition('/')[2]}"

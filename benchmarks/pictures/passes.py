@@ -47,5 +47,5 @@ def _panel(axes: Axes, material: Material, length: int) -> None:
     axes.axvline(POOL, color=GREY, linestyle="--", linewidth=1)
     axes.axhline(K + 0.5, color=GREY, linestyle="--", linewidth=1)
     logarithmic(axes, [each for each in (1, 10, POOL, 1000) if each <= len(material.stored)])
-    axes.set_title(f"{length} dimensions: {100 * share:.2f} % of the true ten in the pool")
+    axes.set_title(f"{length} dimensions: {100 * share:.2f} % in the pool")
     axes.set_xlabel("rank after the first pass")
