@@ -15,7 +15,7 @@ from index.axes import Order
 
 FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
 PAGE = (FOLDER.parent / "how-it-works.md").read_text()
-N, DIM = 800, 48
+N, DIM = 800, 320
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,11 @@ def material():
 
 def test_what_is_searched_for_is_not_stored_and_the_truth_is_exact(material):
     assert (len(material.stored), len(material.queries)) == (N - N // 10, N // 10)  # equal ones count once
-    assert material.source == "720 made-up vectors, 48 dimensions; 80 others searched for"
+    assert material.source == "720 made-up vectors, 320 dimensions; 80 others searched for"
     assert not (material.queries[:, None] == material.stored[None]).all(axis=2).any()
     scores = material.queries[7].astype(np.float64) @ material.stored.T.astype(np.float64)
     np.testing.assert_array_equal(material.ranking[7, :K], np.argsort(-scores)[:K])
-    assert lengths(DIM) == [8, 16, 32, 48]
+    assert lengths(DIM) == [8, 16, 32, 64, 128, 256, 320]
 
 
 def test_whole_prefixes_rank_as_the_vectors_do(material):

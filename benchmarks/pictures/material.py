@@ -46,7 +46,15 @@ class Material:
 
     def axes(self, order: Order) -> Axes:
         """All axes of an order, the corpus's fitted on all stored vectors."""
-        return model_axes(self.dim, self.dim) if order is Order.MODEL else corpus_axes(self.stored, self.dim)
+        return self._model_axes if order is Order.MODEL else self._corpus_axes
+
+    @cached_property
+    def _model_axes(self) -> Axes:
+        return model_axes(self.dim, self.dim)
+
+    @cached_property
+    def _corpus_axes(self) -> Axes:
+        return corpus_axes(self.stored, self.dim)
 
     def prefix_scores(self, axes: Axes, prefix_dim: int) -> Float32:
         """Cosines of prefixes: (n_queries, n)."""
