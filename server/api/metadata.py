@@ -46,7 +46,7 @@ class FieldsOut(BaseModel):
     sampled: int
     """Documents looked at: 1000, spread over the collection, or all."""
     fields: list[FieldOut]
-    """The most common first."""
+    """The most common first; at most 200."""
 
 
 class MetadataIndexIn(BaseModel):

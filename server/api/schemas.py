@@ -144,7 +144,7 @@ class SearchIn(_In):
     query: str | None = None
     """What to search for, in words; at most limits.query_bytes (64 KiB). One of this, vector and like."""
     vector: Vector | None = None
-    """A query vector of full dimension; numbers, or base64 of little-endian float32."""
+    """A query vector of full dimension and any length but zero; numbers, or base64 of little-endian float32."""
     like: str | None = None
     """The id of a document: others like it are wanted, by the mean of its passages. Instead of query and vector."""
     k: int = Field(default=10, ge=1, strict=True)
