@@ -31,7 +31,7 @@ STALE := stale
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check bench container lock clean stale
+.PHONY: help setup demo serve test check bench docs container lock clean stale
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -57,6 +57,9 @@ check: setup ## lint, format and type checks
 
 bench: setup ## run the benchmarks
 	.venv/bin/python -m benchmarks $(ARGS)
+
+docs: setup ## write docs/http-reference.md anew, after a change of the API
+	.venv/bin/python -m docs.http_reference
 
 container: ## build the container image "twopass"
 	@$(DOCKER) info >/dev/null 2>&1 || { \

@@ -5,6 +5,7 @@
 `python -m benchmarks kills …` kills a change of the model, `python -m benchmarks targets …` looks whether target_recall
 holds; they have options of their own.
 `python -m benchmarks page` measures the page in Chromium, `python -m benchmarks screenshots` takes its pictures.
+`python -m benchmarks pictures` draws those of docs/how-it-works.md.
 """
 
 import argparse
@@ -21,6 +22,7 @@ OWN_OPTIONS = {
     "targets": "benchmarks.targets",
     "page": "benchmarks.page",
     "screenshots": "benchmarks.screenshots",
+    "pictures": "benchmarks.pictures.command",
 }
 NEEDS_DATA = {"exactness": "vectors-nomic-768", "cranfield": "cranfield"}
 

@@ -107,9 +107,14 @@ def accepted(documents: Accepted) -> Response:
 @for_readers
 async def list_documents(
     service: Service,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: str = "",
-    vectors: Literal["none", "brought", "all"] = "none",
+    limit: Annotated[int, Query(ge=1, le=1000, description="Documents of a page.")] = 100,
+    after: Annotated[
+        str, Query(description="An id; the page begins behind it. Ids are sorted by their bytes.")
+    ] = "",
+    vectors: Annotated[
+        Literal["none", "brought", "all"],
+        Query(description="brought: those that clients brought. all: of every document with one passage."),
+    ] = "none",
 ) -> Response:
     """A page of documents in the order of their ids; with the vectors that clients brought, or all, if asked."""
     documents = await service.read(service.collection.page, after, limit)

@@ -15,7 +15,14 @@ def _no_tokens(value: Any) -> Any:
 
 
 class EmbeddingsIn(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "examples": [{"model": "bundled", "input": ["how do animals rest?"], "input_type": "query"}]
+        },
+    )
 
     input: Annotated[str | list[str], BeforeValidator(_no_tokens)]
     """A text or a list of texts, none empty and none longer than the model reads; nothing is cut."""
@@ -36,10 +43,11 @@ class EmbeddingOut(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     object: Literal["embedding"] = "embedding"
+    """As OpenAI has it."""
     index: int
     """The text's place in `input`."""
     embedding: list[float] | str
-    """Unit length."""
+    """Of unit length: numbers, or base64 of little-endian float32 where that was asked for."""
 
 
 class UsageOut(BaseModel):
@@ -48,13 +56,20 @@ class UsageOut(BaseModel):
     prompt_tokens: int
     """As the model counts, its prompt and special tokens included; an estimate where another program encodes."""
     total_tokens: int
+    """The same."""
 
 
 class EmbeddingsOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     object: Literal["list"] = "list"
+    """As OpenAI has it."""
     data: list[EmbeddingOut]
+    """In the order of the texts."""
     model: str
+    """Its name here, whichever alias was asked for."""
     usage: UsageOut
+    """Tokens of all texts."""
 
 
 class ModelOut(BaseModel):
@@ -63,19 +78,29 @@ class ModelOut(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: str
+    """Its name here."""
     object: Literal["model"] = "model"
+    """As OpenAI has it."""
     created: int = 0
     """Nobody knows: 0."""
     owned_by: Literal["twopass"] = "twopass"
+    """Whoever made it."""
     aliases: list[str]
     """Other names that /v1/embeddings takes for it."""
     dim: int
+    """Of its vectors."""
     max_tokens: int
     """Longest input, its prompt and special tokens included."""
     query_prompt: str
+    """Put before what is searched with."""
     document_prompt: str
+    """Put before what is searched through."""
 
 
 class ModelsOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     object: Literal["list"] = "list"
+    """As OpenAI has it."""
     data: list[ModelOut]
+    """One; none where clients bring the vectors."""

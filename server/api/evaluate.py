@@ -20,7 +20,12 @@ MOST_QUERIES, MOST_HITS = 500, 100  # together some 60 MB of candidates
 
 
 class EvaluateIn(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"sample": 200, "k": 10}, {"quality": True}]},
+    )
 
     sample: int = Field(default=200, ge=10, le=MOST_QUERIES, strict=True)
     """Stored passages that are searched for, each left out of its own answers; with quality, documents."""

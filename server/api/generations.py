@@ -18,7 +18,12 @@ router = APIRouter(tags=["jobs"], route_class=Route)
 
 
 class ReembedIn(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"model": "Snowflake/snowflake-arctic-embed-m-v1.5"}]},
+    )
 
     model: str = Field(min_length=1)
     """As encoder.model in the settings."""
@@ -50,17 +55,26 @@ class GenerationOut(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     generation: int
+    """Its number, which its files have too."""
     state: Literal["current", "retired", "being filled"]
+    """A retired one can be gone back to."""
     model: str
+    """That made its vectors."""
     precision: str
+    """Of the model: float32 or int8."""
     dim: int
+    """Of a vector."""
     rows: int
+    """Vectors in its file."""
     deleted_at: str | None
     """When a retired one is deleted, ISO 8601 in UTC; null: when it is told."""
 
 
 class GenerationsOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     generations: list[GenerationOut]
+    """By number."""
 
 
 async def read_reembed(request: Request) -> ReembedIn:

@@ -20,6 +20,7 @@ class FieldValueOut(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     value: str | float | bool
+    """As a filter compares with it."""
     documents: int
     """Of those looked at, that have it."""
 
@@ -45,11 +46,16 @@ class FieldsOut(BaseModel):
     sampled: int
     """Documents looked at: 1000, spread over the collection, or all."""
     fields: list[FieldOut]
-    """The most common first."""
+    """The most common first; at most 200."""
 
 
 class MetadataIndexIn(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"path": "author.name"}]},
+    )
 
     path: str = Field(min_length=1)
     """A field as a filter names it: year, or author.name."""
@@ -59,6 +65,7 @@ class MetadataIndexOut(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     path: str
+    """The field, as a filter names it."""
     built: bool
     """Filters use it as soon as it is built."""
     declared: bool
@@ -66,7 +73,10 @@ class MetadataIndexOut(BaseModel):
 
 
 class MetadataIndexesOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     indexes: list[MetadataIndexOut]
+    """Those that there are now."""
 
 
 async def read_metadata_index(request: Request) -> MetadataIndexIn:

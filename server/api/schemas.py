@@ -25,34 +25,59 @@ class DocumentIn(_In):
     id: str | None = None
     """1 to 512 bytes of UTF-8; made by the server when absent. A document that has it is replaced."""
     text: str | None = None
-    """Any length; split into passages where the model can't read it in one go."""
+    """At most limits.text_bytes (8 MiB); split into passages where the model can't read it in one go. Either this or
+    vector, or both: then the text is one passage under that vector."""
     metadata: dict[str, Any] = Field(default_factory=dict)
-    """A JSON object, returned with the document."""
+    """A JSON object, returned with the document; at most limits.metadata_bytes of JSON (64 KiB)."""
     vector: Vector | None = None
-    """All dimensions, any length other than zero; used as it is (normalised) instead of encoding the text. Numbers,
-    or base64 of little-endian float32."""
+    """All dimensions (dim in GET /info), any length other than zero; used as it is (normalised) instead of encoding the
+    text. Numbers, or base64 of little-endian float32. Needed where the server has no model."""
 
 
 class DocumentsIn(_In):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "documents": [
+                        {"id": "otter", "text": "Sea otters hold hands.", "metadata": {"topic": "animals"}},
+                        {"id": "kettle", "text": "A kettle switches itself off."},
+                    ]
+                }
+            ]
+        }
+    )
+
     documents: list[DocumentIn]
+    """At most limits.documents_per_request (10 000), in limits.body_bytes (32 MiB); no id twice."""
 
 
 class AddedOut(_Out):
     ids: list[str]
+    """Of all documents, in the order of the request."""
     created: int
+    """Documents whose id was new."""
     updated: int
+    """Documents that replaced another, or only its metadata."""
     unchanged: int
+    """Documents that were there already, as they came."""
     passages: int
     """Passages that were encoded, or taken over as vectors."""
     warnings: list[str]
+    """For people."""
     took_ms: float
+    """Milliseconds, from when the body had been read."""
 
 
 class DocumentOut(_Out):
     id: str
+    """Its own."""
     text: str | None
+    """null where only a vector was sent."""
     metadata: dict[str, Any]
+    """As it was sent; {} where there was none."""
     passages: int
+    """How many it has; 0 while it isn't stored yet."""
 
 
 class OneDocumentOut(DocumentOut):
@@ -67,15 +92,20 @@ class DocumentVectorOut(DocumentOut):
 
 class PageOut(_Out):
     documents: list[DocumentVectorOut] | list[DocumentOut]
+    """In the order of their ids; the first form where vectors were asked for."""
     next: str | None
     """Give it as `after` to get the next page; null on the last."""
 
 
 class IdsIn(_In):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"ids": ["kettle"]}, {"filter": {"topic": "animals"}}]}
+    )
+
     ids: list[str] | None = None
-    """Either these or filter."""
+    """Either these, at most limits.documents_per_request, or filter."""
     filter: dict[str, Any] | None = None
-    """Every document that matches; as in POST /search."""
+    """Every document that matches, a thousand at a time; as in POST /search. An empty one is refused."""
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "IdsIn":
@@ -86,6 +116,7 @@ class IdsIn(_In):
 
 class DeletedOut(_Out):
     deleted: int
+    """How many documents."""
     missing: list[str] = []
     """Ids under which there was nothing."""
 
@@ -101,14 +132,23 @@ Include = Literal["text", "passage", "metadata", "vector", "explain"]
 
 
 class SearchIn(_In):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"query": "how do animals rest?", "k": 3, "filter": {"topic": "animals"}, "hybrid": False},
+                {"like": "otter", "k": 5, "mode": "certified", "include": ["metadata", "explain"]},
+            ]
+        }
+    )
+
     query: str | None = None
-    """What to search for, in words. Either this or vector."""
+    """What to search for, in words; at most limits.query_bytes (64 KiB). One of this, vector and like."""
     vector: Vector | None = None
-    """A query vector of full dimension; numbers, or base64 of little-endian float32."""
+    """A query vector of full dimension and any length but zero; numbers, or base64 of little-endian float32."""
     like: str | None = None
-    """The id of a document: others like it are wanted. Instead of query and vector."""
+    """The id of a document: others like it are wanted, by the mean of its passages. Instead of query and vector."""
     k: int = Field(default=10, ge=1, strict=True)
-    """Distinct documents wanted; at most limits.k of the settings."""
+    """Distinct documents wanted; at most limits.k of the settings (1000)."""
     mode: Mode = Mode.TWO_PASS
     """two_pass: candidates by prefix, order by full vectors. prefix: first pass only. certified: reads full vectors in
     the order of upper bounds on their scores, until no unread one can be among the k best. exact: scans everything."""
@@ -124,28 +164,39 @@ class SearchIn(_In):
     """Conditions on the metadata, as {"year": {"$gte": 2020}, "tags": {"$in": ["tax"]}}: only documents that match are
     found, and k of them where there are k."""
     group_by: str | None = None
-    """A field of the metadata: of the documents that share its value only the best is returned."""
+    """A field of the metadata: of the documents that share its value, or lack it, only the best is returned."""
     hybrid: bool | HybridIn | None = None
-    """true: exact words count too, besides the meaning: the two orders are fused. Needs query. null: true for a
-    query in mode two_pass without group_by and mmr, unless the setting index.hybrid is asked; else false."""
+    """true: exact words count too, besides the meaning: the two orders are fused. Needs query; a part of it in
+    quotation marks is a phrase. null: true for a query in mode two_pass without group_by and mmr, unless the setting
+    index.hybrid is asked; else false."""
     mmr: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
-    """Diversity of the hits: 0 is none, 1 looks at nothing else. Maximal marginal relevance over full vectors."""
+    """Diversity of the hits: 0 is none, 1 looks at nothing else. Maximal marginal relevance over the full vectors of
+    four times as many documents."""
     max_read: int | None = Field(default=None, ge=1, le=MAX_READ_LIMIT, strict=True)
     """Full vectors that mode certified reads at most; the setting index.max_read when absent."""
     score_threshold: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
     """Leave out hits whose score is lower."""
     include: tuple[Include, ...] = ("text", "metadata")  # not a list: pydantic copies that each time, 5 µs
-    """text: the whole document's. passage: only the best passage's, which text has too."""
+    """text: the whole document's. passage: only the best passage's, which text has too. vector: the best passage's.
+    explain: of each hit and of the search, how it was found."""
 
 
 class SearchesIn(_In):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"searches": [{"query": "how do animals rest?"}, {"like": "otter", "k": 3}]}]
+        }
+    )
+
     searches: list[SearchIn] = Field(min_length=1)
+    """At most limits.searches_per_batch (100). One wrong search fails them all."""
 
 
 class PassageOut(_Out):
     start: int
     """Characters into the document's text."""
     end: int
+    """Behind its last character."""
     text: str | None
     """null where the document has no text, or `include` has neither text nor passage."""
 
@@ -177,14 +228,19 @@ class HitExplanation(_Out):
 
 class HitOut(_Out):
     id: str
+    """The document's."""
     score: float
     """Cosine of the full vectors in [-1, 1]; in mode prefix, of the prefixes."""
     text: str | None = None
+    """If included, whole; null where the document has none."""
     metadata: dict[str, Any] | None = None
+    """If included."""
     passage: PassageOut
+    """The best of the document."""
     vector: list[float] | None = None
-    """The best passage's full vector."""
+    """If included: the best passage's full vector as stored, of unit length."""
     explain: HitExplanation | None = None
+    """If included: how this hit was found."""
 
 
 class SearchExplanation(_Out):
@@ -193,6 +249,7 @@ class SearchExplanation(_Out):
     rows_read: int
     """Full vectors read from the file."""
     bytes_read: int
+    """Of those vectors."""
     cold_reads: int | None
     """Those of the rows that weren't in the page cache; null where the system can't say."""
     proved: int
@@ -210,23 +267,31 @@ class SearchExplanation(_Out):
 
 class SearchOut(_Out):
     hits: list[HitOut]
+    """Best first; fewer than k only where there are fewer documents, or fewer above the threshold."""
     candidates: int
     """Passages that were ranked."""
     certified: bool
     """true: the hits are what mode exact would find, proved. Always so in mode exact; in mode certified unless max_read
-    was reached; in mode two_pass where it happened to read everything."""
+    was reached; in mode two_pass where it happened to read everything. Never where words counted, nor while stored
+    vectors are damaged."""
     timings_ms: dict[str, float]
-    """encode, filter, first_pass, second_pass, words, fetch, total; also in the header Server-Timing."""
+    """encode, filter, first_pass, second_pass, words (what a hybrid search takes for them), fetch, and total, the whole
+    search without HTTP; searches of one batch share them. Also in the header Server-Timing."""
     explain: SearchExplanation | None = None
+    """If included: what this search read, and what that proves."""
     warnings: list[str]
+    """For people: that a query is longer than the model reads, or how many hits are proved."""
 
 
 class SearchesOut(_Out):
     results: list[SearchOut]
+    """An answer for each search, in their order."""
 
 
 class RebuildIn(_In):
     """What the new first pass shall be; what is absent is as the settings say."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"codec": "int8", "order": "corpus"}, {}]})
 
     prefix_dim: int | None = Field(default=None, ge=1, le=MAX_DIM, strict=True)
     """Leading dimensions at most; no more than the vectors have."""
@@ -250,8 +315,11 @@ class RebuildIn(_In):
 
 class ProgressOut(_Out):
     done: int
+    """Units that are done."""
     total: int
+    """Units in all, as far as is known."""
     unit: str
+    """What is counted: documents, rows or bytes."""
     rate: float | None
     """Units a second over the last minute; null unless it is running."""
     eta_s: float | None
@@ -260,12 +328,15 @@ class ProgressOut(_Out):
 
 class JobOut(_Out):
     id: str
+    """For GET /jobs/{id}."""
     type: str
     """ingest, reembed, rebuild, compact, evaluate, index_metadata or backup."""
     status: Literal["waiting", "running", "paused", "done", "failed", "cancelled"]
+    """The last three are ends."""
     stage: str
     """What it does, or what it waits for; of a rebuild: sampling, training, filling, measuring."""
     progress: ProgressOut
+    """How far it is."""
     wishes: dict[str, Any]
     """What was asked for."""
     created_at: str
@@ -274,22 +345,27 @@ class JobOut(_Out):
     """Why it failed, or what it needs."""
     result: dict[str, Any] | None
     """Of an ingest: how many documents were created, updated, unchanged, overtaken by newer ones, and failed, with the
-    ids and reasons of the first 100; and passages. Of a rebuild: plan and evidence, as in /stats; null while it runs,
-    and where there was nothing to do."""
+    ids and reasons of the first 100; and passages. Of a re-embedding: generation, before, seconds. Of a compaction:
+    rows_before, rows, freed_bytes, seconds. Of a backup: as GET /snapshots tells of it. Of a rebuild: plan and
+    evidence, as under first_pass in GET /stats. Of an evaluation: what was measured. null before the end, and where
+    there was nothing to do, as of a rebuild below 1000 passages."""
 
 
 class JobsOut(_Out):
     jobs: list[JobOut]
+    """The newest first."""
 
 
 class RebuildOut(_Out):
     job: JobOut
+    """What was begun."""
 
 
 class CheckOut(_Out):
     name: str
     """memory, disk_space, disk_latency, page_size, cpu, model, recall, damage or settings."""
     status: Literal["ok", "warn", "fail"]
+    """warn: it works, and could be better or will stop."""
     found: str
     """In words, with the numbers."""
     advice: str
@@ -300,15 +376,18 @@ class DoctorOut(_Out):
     ok: bool
     """Whether nothing has failed; warnings don't count."""
     checks: list[CheckOut]
+    """What was looked at."""
 
 
 class AcceptedOut(_Out):
     """Documents that survive a power loss from now on; searches find them once the job has stored them."""
 
     job: JobOut
+    """Of type ingest."""
     ids: list[str] | None
     """Of all documents, in the order of the request; null for a stream of lines."""
     warnings: list[str]
+    """For people."""
 
 
 class Problem(_Out):
@@ -317,12 +396,15 @@ class Problem(_Out):
     type: str
     title: str
     status: int
+    """Of the answer."""
     detail: str
+    """What happened, with the numbers."""
     code: str
     """Stable, for programs."""
     hint: str
     """What to do about it."""
     request_id: str
+    """In the log and in the header X-Request-Id too."""
     where: str | None = None
     """The field that is wrong, where it is one."""
     error: dict[str, str | None] | None = None

@@ -18,7 +18,9 @@ class SnapshotOut(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
+    """Of the file."""
     bytes: int
+    """Of the file."""
     error: str | None
     """Why it can't be read; the fields below are missing then."""
     created_at: str | None = None
@@ -26,18 +28,26 @@ class SnapshotOut(BaseModel):
     twopass: str | None = None
     """The version that wrote it."""
     documents: int | None = None
+    """In it."""
     passages: int | None = None
+    """In it."""
     pending: int | None = None
     """Documents in it that are accepted and not encoded yet."""
     rows: int | None = None
+    """Vectors in it, those of deleted documents too."""
     dim: int | None = None
+    """Of a vector."""
     damaged: int | None = None
     """Stored vectors that were damaged when it was made."""
     model: str | None = None
+    """That made the vectors."""
 
 
 class SnapshotsOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     snapshots: list[SnapshotOut]
+    """The oldest first."""
 
 
 @router.post("/snapshots", response_model=RebuildOut, status_code=202)

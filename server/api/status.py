@@ -1,7 +1,5 @@
 """Routes that tell how the server is: /stats, /info, /doctor, /metrics, the health routes. And /openapi.json."""
 
-from typing import Any
-
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -11,6 +9,7 @@ from server.api.answers import answer
 from server.api.rights import for_anyone, for_readers
 from server.api.routes import Route
 from server.api.schemas import DoctorOut
+from server.api.status_schemas import InfoOut, StatsOut
 from server.api.threads import Running, Service
 from server.doctor import Report, examine, served
 from server.errors import StoppingError
@@ -19,14 +18,14 @@ from server.metrics import MEDIA_TYPE
 router = APIRouter(tags=["status"], route_class=Route)
 
 
-@router.get("/stats", response_model=dict[str, Any])
+@router.get("/stats", response_model=StatsOut)
 @for_readers
 async def stats(service: Service) -> Response:
     """Counts, sizes and what is degraded."""
     return answer(await service.read(service.collection.stats))
 
 
-@router.get("/info", response_model=dict[str, Any])
+@router.get("/info", response_model=InfoOut)
 @for_readers
 async def info(service: Service) -> Response:
     """What this server is: version, model, vectors, limits."""

@@ -1,0 +1,77 @@
+"""What /stats and /info tell. Their parts are told as they are, by whoever has measured them."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from server.api.generations import GenerationOut
+
+
+class StatsOut(BaseModel):
+    """Counts and sizes as they are now, and what is degraded."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    documents: int
+    """Stored now."""
+    passages: int
+    """Stored now."""
+    pending: int
+    """Documents that are accepted and not encoded yet."""
+    rows: int
+    """Vectors in the file."""
+    tombstones: int
+    """Those of them that belong to deleted or replaced documents."""
+    generation: int
+    """Number of the vector file."""
+    generations: list[GenerationOut]
+    """All of them, as GET /index/generations lists them."""
+    first_pass: dict[str, Any]
+    """kind, codec, order, prefix_dim, row_bytes (with lists also n_lists and n_probes), bytes wanted in memory,
+    oversample in use, and evidence: what the last rebuild measured, empty below 1000 passages."""
+    disk: dict[str, float] | None
+    """Speed of the disk, measured at start: read_ms, serial_reads_per_s, parallel_reads_per_s; null where the vectors
+    are less than 4 MiB."""
+    wave_rows: int
+    """Full vectors that a search reads at a time; 0: all candidates at once, as on a fast disk."""
+    disk_bytes: dict[str, int]
+    """Size of each file of the collection."""
+    gauge: dict[str, Any]
+    """Recall of live searches, made again exactly when the server has time: share of them that are (index.gauge_share),
+    checked, at most the last 1000, waiting, passed_over, pool_recall and recall, each mean, low and high of a 95 %
+    interval (null before the first), and cpu_s. Only vectors and found ids are kept meanwhile, of 64 searches at
+    most."""
+    damage: dict[str, Any]
+    """rows damaged and not mended yet, documents that only their sender can mend, and up to 100 of their ids."""
+
+
+class InfoOut(BaseModel):
+    """What doesn't change while the server runs."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    """twopass."""
+    version: str
+    """Of twopass."""
+    model: str
+    """Its name; none where clients bring the vectors."""
+    fingerprint: dict[str, Any] | None
+    """Of the model: name, SHA-256 of its files, dimension, prompts, pooling, tokens it reads, precision; null without
+    one."""
+    dim: int
+    """Of a full vector."""
+    prefix_dim: int
+    """Leading dimensions that the first pass compares at most."""
+    vector_dtype: str
+    """How full vectors are stored: float16 or float32."""
+    oversample: float
+    """The setting index.oversample."""
+    min_candidates: int
+    """The setting index.min_candidates."""
+    modes: list[str]
+    """Of POST /search."""
+    limits: dict[str, int]
+    """The settings under limits, and id_bytes."""
+    warnings: list[str]
+    """For example that the prefix length doesn't suit the model."""
