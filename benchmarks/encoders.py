@@ -15,7 +15,7 @@ from statistics import median
 
 from benchmarks.bare_encoder import BareEncoder
 from benchmarks.processes import family, memory_mib, resident_mib
-from benchmarks.serving import Server, serving, temporary_folder
+from benchmarks.serving import Server, serving, temporary_folder, wait_for_index
 from benchmarks.texts import load_texts
 from benchmarks.wire import Connection, request, requests_per_s_of
 from server.settings import EncoderSettings
@@ -208,12 +208,6 @@ def relevance(models: Path, texts: list[str], data: Path) -> None:
 
 def add(server: Server, texts: Sequence[str]) -> None:
     server.add([{"text": text} for text in texts], batch=500)
-
-
-def wait_for_index(server: Server) -> None:
-    """Wait until the first pass is made anew for the documents there are."""
-    while any(job["status"] in ("waiting", "running") for job in server.http.get("/jobs").json()["jobs"]):
-        time.sleep(0.1)
 
 
 def search(text: str, hybrid: bool = False) -> bytes:

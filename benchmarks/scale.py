@@ -5,6 +5,8 @@ parts use what it made:
 
 - rebuild: makes the first pass anew, and says how long that took and how much memory;
 - http: searches a second over HTTP on this machine, load generator included, and their recall against mode exact;
+- tight: milliseconds a search over HTTP, each query once after the page cache was emptied, then again; to be run under
+  shared/tools/small-machine with a quarter of the vector file's size as memory;
 - disk: milliseconds and reads a search, warm or, under shared/tools/small-machine, from a slow disk;
 - restart: seconds from the start of the process to the first answer;
 - growth: milliseconds of a first pass over growing numbers of rows, vectors made as they are needed.
@@ -25,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving import serving
+from benchmarks.serving import serving, wait_for_index
 from benchmarks.synthetic import BLOCK, blocks, queries
-from benchmarks.wire import request, requests_per_s_of
+from benchmarks.wire import Connection, request, requests_per_s_of
 from index.two_pass import Mode
 from index.vectors import Float32
 from server.app import open_collection
@@ -44,7 +46,7 @@ K = 10
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("part", choices=("fill", "rebuild", "http", "disk", "restart", "growth"))
+    parser.add_argument("part", choices=("fill", "rebuild", "http", "tight", "disk", "restart", "growth"))
     parser.add_argument("--folder", type=Path, default=Path("scale-data"))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=768)
@@ -61,6 +63,7 @@ def main() -> None:
         "fill": fill,
         "rebuild": rebuild,
         "http": over_http,
+        "tight": tight,
         "disk": from_disk,
         "restart": restart,
         "growth": growth,
@@ -136,14 +139,56 @@ def over_http(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
         print(f"  server's memory afterwards: { {n: v >> 20 for n, v in server.memory_bytes().items()} } MiB")
 
 
-def from_disk(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
-    """Each query once, in process; vectors leave the page cache first. Reads are those the page cache didn't answer."""
-    asked = queries(200, arguments.rows, arguments.dim)
-    # The first pass too, so that its pages count as this process's and not as those of whoever read them before.
-    for path in arguments.folder.glob("collections/default/*-*"):
+def tight(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
+    """Searches one after another over HTTP, from a cold page cache and then warm; what the server says of itself."""
+    asked = queries(N_QUERIES, arguments.rows, arguments.dim)
+    requests = [
+        request(
+            "POST", "/search", json.dumps({"vector": _base64(query), "k": K, "include": ["explain"]}).encode()
+        )
+        for query in asked
+    ]
+    _forget(arguments.folder)
+    with serving(arguments.folder, **settings) as server:
+        print(f"ready after {server.ready_s:.1f} s", flush=True)
+        wait_for_index(server)
+        port = server.http.base_url.port
+        assert port is not None
+        for name in ("cold", "warm", "warm again"):
+            if name == "cold":
+                _forget(arguments.folder)
+            took, cold, read = [], [], []
+            with Connection(port) as connection:
+                for sent in requests:
+                    started = time.perf_counter()
+                    answer = json.loads(connection.ask(sent))
+                    took.append((time.perf_counter() - started) * 1e3)
+                    cold.append(answer["explain"]["cold_reads"])
+                    read.append(answer["explain"]["rows_read"])
+            p50, p90, p99 = np.percentile(took, (50, 90, 99))
+            print(
+                f"{name}: p50 {p50:.1f} ms, p90 {p90:.1f}, p99 {p99:.1f}, most {max(took):.0f}; rows read "
+                f"{np.mean(read):.0f} a search, {np.mean(cold):.0f} of them from the disk",
+                flush=True,
+            )
+        stats = server.http.get("/stats").json()
+        told = {each: value for each, value in stats["first_pass"].items() if each != "evidence"}
+        print(f"first pass {told}; disk {stats['disk']}")
+        print(f"server's memory: { {name: size >> 20 for name, size in server.memory_bytes().items()} } MiB")
+
+
+def _forget(folder: Path) -> None:
+    """Have the files leave the page cache, so that their pages count as those of whoever reads them next."""
+    for path in folder.glob("collections/default/*"):
         fd = os.open(path, os.O_RDONLY)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
+
+
+def from_disk(arguments: argparse.Namespace, settings: dict[str, str]) -> None:
+    """Each query once, in process; vectors leave the page cache first. Reads are those the page cache didn't answer."""
+    asked = queries(200, arguments.rows, arguments.dim)
+    _forget(arguments.folder)
     with _collection(arguments.folder, settings) as collection:
         index, store = collection.store.index, collection.store
         time.sleep(1)  # upkeep measures the disk

@@ -82,3 +82,9 @@ def temporary_folder() -> Iterator[Path]:
     """A folder beside the checkout's other data, removed at the end (/tmp may be memory)."""
     with tempfile.TemporaryDirectory(prefix="twopass-bench-", dir=os.environ.get("TMPDIR")) as name:
         yield Path(name)
+
+
+def wait_for_index(server: Server) -> None:
+    """Wait until the first pass is made anew for the documents there are."""
+    while any(job["status"] in ("waiting", "running") for job in server.http.get("/jobs").json()["jobs"]):
+        time.sleep(0.1)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 def request(method: str, path: str, body: bytes = b"") -> bytes:
     """Return the bytes of an HTTP/1.1 request."""
-    head = f"{method} {path} HTTP/1.1\r\nhost: x\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n"
     if body:
         head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
     return head.encode() + b"\r\n" + body

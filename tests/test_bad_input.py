@@ -224,7 +224,7 @@ def test_a_client_that_hangs_up_in_the_middle_leaves_nothing(untouched):
     host, port = untouched.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(
-            b"POST /documents HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /documents HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b'Content-Length: 1000\r\n\r\n{"documents": [{"id": "bad",'
         )
     assert untouched.http.get("/livez").status_code == 200

@@ -181,7 +181,7 @@ def test_a_client_that_hangs_up_is_no_error_of_ours(tmp_path, serve):
         for path in ("/search", "/documents"):
             with socket.create_connection((host, int(port))) as connection:
                 connection.sendall(
-                    f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                    f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                     'Content-Length: 1000\r\n\r\n{"vector": ['.encode()
                 )
             assert server.http.get("/livez").status_code == 200

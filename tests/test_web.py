@@ -31,7 +31,7 @@ def test_with_a_key_set_pages_are_open_and_what_they_show_is_not(tmp_path):
         ]  # fmt: skip
         assert set(opened.values()) == {200, 401}
         with socket.create_connection(("127.0.0.1", server.http.base_url.port)) as raw:
-            raw.sendall(b"GET /docs/../stats HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+            raw.sendall(b"GET /docs/../stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert raw.makefile("rb").readline() == b"HTTP/1.1 404 Not Found\r\n"
         server.stop()
 
