@@ -316,6 +316,33 @@ def test_files_that_are_dropped_are_added_and_others_named(page, site):
     expect(hits(page).first.locator(".title")).to_have_text("Badgers")
 
 
+def test_a_folder_that_is_dropped_is_read_with_all_below_it(page, site, tmp_path):
+    """The browser itself is handed the folder, as by a file manager: no script can make such an event."""
+    for path, text in {
+        "diary/monday.txt": "The otter came to the pond.",
+        "diary/old/sunday.md": "# Rain\n\nIt poured, and the newt was glad.",
+        "diary/old/older/photo.jpg": "\0",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    browser = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(tmp_path / "diary")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        browser.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+    card = page.locator("#additions .card").first
+    expect(card.locator(".state")).to_contain_text("Done: 2 created")
+    card.locator("summary").click()
+    assert card.locator("li").all_inner_texts() == [
+        "diary/old/older/photo.jpg .jpg can’t be read; save it as text or HTML"
+    ]
+    found = [
+        site.http.get(f"/documents/{name}").json() for name in ("diary/monday.txt", "diary/old/sunday.md")
+    ]
+    assert [each["metadata"] for each in found] == [
+        {"path": "diary/monday.txt"}, {"path": "diary/old/sunday.md", "title": "Rain"},
+    ]  # fmt: skip
+
+
 def test_a_document_that_the_server_refuses_is_named_and_the_others_are_kept(page, site):
     lines = [
         {"id": "fine-1", "text": "one"},
