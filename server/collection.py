@@ -34,10 +34,10 @@ from server.ingest import Added
 from server.jobs import Job, Jobs
 from server.live import Live
 from server.metadata_indexes import MetadataIndexes
+from server.queries import Answer, Query
 from server.receiving import Accepted, Receiving
 from server.records import Document
 from server.reembedding import LoadEncoder, Reembedding, Workshop
-from server.searches import Answer, Query
 from server.settings import Settings
 from server.store import LocalStore, file_sizes
 

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from index.vectors import Float32
+from server.catalog.fulltext import KeywordHits
 from server.catalog.selections import RowSelection
 from server.fusion import DEPTH, Fusion, Scored, fuse
 from server.store import DocumentHit, Found, LocalStore
@@ -36,10 +38,21 @@ class WithWords:
 
     found: Found  # in the fused order; every hit's score is its cosine
     words: dict[int, WordMatch]  # by document
-    took_s: float
+    took_s: float  # with the wait for the words, as far as the meaning was found sooner
 
 
 NO_WORDS: dict[int, WordMatch] = {}
+
+
+def begin_words(
+    store: LocalStore, question: str, selection: RowSelection | None = None
+) -> Future[KeywordHits]:
+    """Look for the question's words, while the model and both passes look for its meaning.
+
+    Args:
+        selection: rows whose documents may be found.
+    """
+    return store.catalog.fulltext.begin(question, DEPTH, store.generation, selection)
 
 
 def with_words(
@@ -48,8 +61,8 @@ def with_words(
     vector: Float32,
     found: Found,
     hybrid: Hybrid,
+    begun: Future[KeywordHits],
     n: int | None = None,
-    selection: RowSelection | None = None,
 ) -> WithWords:
     """Fuse what was found by meaning with what the words find.
 
@@ -58,11 +71,11 @@ def with_words(
     Args:
         vector: (dim,), the question's, unit length.
         found: by meaning, DEPTH documents or more where there are as many.
+        begun: the question's words, as `begin_words` went looking for them.
         n: documents wanted; None: all that either found.
-        selection: rows whose documents may be found.
     """
     started = time.perf_counter()
-    by_words = store.catalog.fulltext.search(question, DEPTH, store.generation, selection)
+    by_words = begun.result()
     hits = {hit.document: hit for hit in found.hits}
     dense = Scored(np.array(list(hits), np.int64), np.array([hit.score for hit in hits.values()], np.float64))
     keyword = Scored(by_words.documents, by_words.scores)

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 
 from server import __version__
 from server.collection import Collection
+from server.queries import Answer, Query
 from server.readings import Readings
-from server.searches import Answer, Query
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

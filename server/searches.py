@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,20 +11,18 @@ import numpy as np
 from index.calibration import Reach
 from index.two_pass import Mode
 from index.vectors import Float32, normalise
+from server.catalog.selections import RowSelection
 from server.checks import check_utf8, unit_vector
 from server.conditions import Filter
 from server.encoders.encoder import Encoder
 from server.errors import InputError, NoEncoderError, NotFoundError
 from server.fusion import DEPTH
-from server.hybrid import NO_WORDS, Hybrid, WordMatch, with_words
+from server.hybrid import NO_WORDS, WordMatch, begin_words, with_words
 from server.metadata import value_at
+from server.queries import DEEPER, Answer, Hit, Query
 from server.ranking import diverse, first_of_each
-from server.records import Document
 from server.settings import IndexSettings
 from server.store import DocumentHit, Found, LocalStore
-
-DEEPER = 4
-"""Documents looked at for each one wanted, where some will be passed over: members of a group, likenesses."""
 
 MOST_LOOKED_AT = 4096
 """Documents that a grouped search looks at before it says that there are no more groups."""
@@ -38,72 +36,21 @@ SCORED_AT = (64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
-class Query:
-    """One search; exactly one of text, vector and like."""
+class _Asked:
+    """Searches that were checked."""
 
-    text: str | None = None
-    vector: Float32 | None = None  # (dim,), any length other than zero
-    like: str | None = None  # the id of a document: others like it are wanted
-    k: int = 10
-    offset: int = 0  # hits passed over, before the k that are wanted
-    mode: Mode = Mode.TWO_PASS
-    oversample: float | None = None  # None: the setting, or more where the first pass was measured to need it
-    target_recall: float | None = None  # None: the setting's; else the pool that was measured to reach this
-    filter: Filter | None = None
-    score_threshold: float | None = None
-    group_by: str | None = None  # a path in the metadata, of whose values each is to be found once
-    hybrid: Hybrid | None = None
-    mmr: float | None = None  # diversity, from 0 (none) to 1
-    with_vectors: bool = False
-    explain: bool = False
-    max_read: int | None = None  # full vectors that mode certified reads at most; None: the setting
-    where: str = ""  # what stands before a field's name in an error: "searches[3]." in a batch
-
-    @property
-    def n_wanted(self) -> int:
-        """Hits up to the last that is asked for."""
-        return self.offset + self.k
-
-    @property
-    def n_looked_at(self) -> int:
-        """Documents that the hits are chosen from."""
-        n = self.n_wanted + (self.like is not None)
-        return n if self.mmr is None and self.group_by is None else DEEPER * n
-
-    @property
-    def takes_the_first(self) -> bool:
-        """Whether the hits are the first documents found, with none passed over."""
-        return (
-            self.like is None and self.group_by is None and self.mmr is None and self.score_threshold is None
-        )
+    vectors: Float32  # (n_queries, dim), unit length; anything where a text is yet to be encoded
+    texts: list[str]
+    positions: list[int]  # whose texts these are
+    warnings: list[list[str]]  # of each search
 
 
 @dataclass(frozen=True)
-class Hit:
-    """A document found, with its best passage."""
+class _Selected:
+    """What a filter lets through."""
 
-    document: Document
-    at: DocumentHit
-    rank: int  # from 1
-    vector: Float32 | None  # (dim,), of the passage
-    scores: dict[int, float] = field(default_factory=dict)  # by leading dimensions, where that was asked for
-    words: WordMatch | None = None  # of a hybrid search
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a search found and how. Times in seconds; a batch shares its encoding and its passes."""
-
-    hits: list[Hit]
-    found: Found
-    certified: bool
-    encode_s: float
-    filter_s: float
-    words_s: float
-    fetch_s: float
-    reach: Reach  # how far the first pass looked, and what was measured of that
-    n_allowed: int | None  # passages that the filter lets through
-    warnings: list[str]
+    rows: RowSelection | None  # None: everything
+    took_s: float
 
 
 @dataclass(frozen=True)
@@ -140,20 +87,23 @@ class Searches:
 
         Raises InputError (`where` names the field, and in a batch the search), NotFoundError or EncoderError.
         """
+        asked = self._checked(queries)
+        filters = {query.filter_key: query.filter for query in queries}
+        selected = {key: self._selected(each) for key, each in filters.items()}
+        begun = {
+            at: begin_words(self.store, query.text, selected[query.filter_key].rows)
+            for at, query in enumerate(queries)
+            if query.hybrid is not None and query.text is not None
+        }
         started = time.perf_counter()
-        vectors, warnings = self._query_vectors(queries)
+        vectors = self._encoded(asked)
         encode_s = time.perf_counter() - started
         together: dict[_Way, list[int]] = {}
         for at, query in enumerate(queries):
             together.setdefault(self._way(query), []).append(at)
         answers: dict[int, Answer] = {}
         for way, members in together.items():
-            started = time.perf_counter()
-            wanted = queries[members[0]].filter
-            selection = None
-            if wanted is not None:
-                selection = self.store.catalog.filtering.rows(self.store.generation, wanted)
-            filter_s = time.perf_counter() - started
+            selection = selected[way.filter_key].rows
             allowed = None if selection is None else selection.bitmap
             results = self._found(vectors[members], way, allowed)
             if way.mode is Mode.TWO_PASS and allowed is None:
@@ -163,16 +113,16 @@ class Searches:
                 query, words, words_s = queries[at], NO_WORDS, 0.0
                 if query.hybrid is not None and query.text is not None:
                     n = query.n_wanted if query.takes_the_first else None
-                    both = with_words(self.store, query.text, vectors[at], found, query.hybrid, n, selection)
+                    both = with_words(self.store, query.text, vectors[at], found, query.hybrid, begun[at], n)
                     found, words, words_s = both.found, both.words, both.took_s
                 answer = self._answer(query, vectors[at], found, way, allowed, words)
                 answers[at] = replace(
                     answer,
                     encode_s=encode_s,
-                    filter_s=filter_s,
+                    filter_s=selected[way.filter_key].took_s,
                     words_s=words_s,
                     n_allowed=None if selection is None else selection.n_selected,
-                    warnings=warnings[at] + answer.warnings,
+                    warnings=asked.warnings[at] + answer.warnings,
                 )
         return [answers[at] for at in range(len(queries))]
 
@@ -189,8 +139,15 @@ class Searches:
             reach = index.reach(max(self.index.oversample, index.oversample))
         max_read = self.index.max_read if query.max_read is None else query.max_read
         # Who names a pool gets it read.
-        filter_key = "" if query.filter is None else query.filter.key
-        return _Way(n_documents, n, query.mode, reach, max_read, query.oversample is not None, filter_key)
+        read_all = query.oversample is not None
+        return _Way(n_documents, n, query.mode, reach, max_read, read_all, query.filter_key)
+
+    def _selected(self, wanted: Filter | None) -> "_Selected":
+        started = time.perf_counter()
+        if wanted is None:
+            return _Selected(None, 0.0)
+        rows = self.store.catalog.filtering.rows(self.store.generation, wanted)
+        return _Selected(rows, time.perf_counter() - started)
 
     def _found(self, vectors: Float32, way: _Way, allowed: Any) -> list[Found]:
         oversample = way.reach.oversample
@@ -201,7 +158,7 @@ class Searches:
             allowed, way.reach.n_probes, way.enough,
         )  # fmt: skip
 
-    def _query_vectors(self, queries: Sequence[Query]) -> tuple[Float32, list[list[str]]]:
+    def _checked(self, queries: Sequence[Query]) -> "_Asked":
         vectors = np.empty((len(queries), self.store.shape.dim), np.float32)
         warnings: list[list[str]] = [[] for _ in queries]
         texts: list[str] = []
@@ -231,9 +188,12 @@ class Searches:
                     )
                 texts.append(query.text)
                 positions.append(at)
-        if texts and self.encoder is not None:
-            vectors[positions] = self.encoder.encode_queries(texts)
-        return vectors, warnings
+        return _Asked(vectors, texts, positions, warnings)
+
+    def _encoded(self, asked: "_Asked") -> Float32:
+        if asked.texts and self.encoder is not None:
+            asked.vectors[asked.positions] = self.encoder.encode_queries(asked.texts)
+        return asked.vectors
 
     def _vector_of(self, identifier: str) -> Float32:
         """The mean of a stored document's passages, (dim,), unit length."""

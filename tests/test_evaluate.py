@@ -11,8 +11,8 @@ from conftest import ROOT, clustered, serving
 from index.calibration import Reach
 from index.curve import wilson
 from server.quality import first_sentence, rank_of, scores_of, title_of
+from server.queries import Answer, Hit
 from server.records import Document
-from server.searches import Answer, Hit
 from server.store import DocumentHit, Found
 
 N, DIM, K = 1500, 80, 10

@@ -2,18 +2,21 @@
 
 import itertools
 import math
+import threading
 
 import numpy as np
 import pytest
 
 from index.two_pass import Mode
 from server.catalog import Catalog
+from server.catalog.fulltext import FullText
 from server.encoders.loading import load_encoder
 from server.filters import parse_filter
 from server.fusion import DEPTH, Fusion
 from server.hybrid import Hybrid
+from server.queries import Query
 from server.records import DocumentWrite
-from server.searches import Query, Searches
+from server.searches import Searches
 from server.settings import EncoderSettings, IndexSettings, LimitSettings, PassageSettings
 from server.store import CATALOG_NAME, LocalStore
 
@@ -213,6 +216,23 @@ def test_the_gauge_hears_of_the_hits_and_not_of_all_that_was_looked_at(searches)
     (plain,) = searches.search([Query(text="kilo zulu", k=7)])
     (found,) = heard
     assert [hit.document for hit in found.hits] == [hit.at.document for hit in plain.hits]
+
+
+def test_the_words_are_looked_for_while_the_model_encodes(searches, monkeypatch):
+    looked, encode, search = threading.Event(), searches.encoder.encode_queries, FullText.search
+
+    def looking(*arguments):
+        looked.set()
+        return search(*arguments)
+
+    def encoding(texts):
+        assert looked.wait(timeout=30), "nobody looks for the words yet"
+        return encode(texts)
+
+    monkeypatch.setattr(FullText, "search", looking)
+    monkeypatch.setattr(searches.encoder, "encode_queries", encoding)
+    [answer] = searches.search([Query(text="kilo zulu", hybrid=Hybrid())])
+    assert answer.hits[0].document.text.startswith("kilo zulu")
 
 
 def test_an_order_by_meaning_and_words_is_never_certified(searches):

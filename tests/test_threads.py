@@ -11,7 +11,7 @@ from server.api.threads import Running
 from server.app import open_collection
 from server.checking import NewDocument
 from server.metrics import Metrics
-from server.searches import Query
+from server.queries import Query
 from server.settings import EncoderSettings, Settings
 
 N_SEARCHES = 40

@@ -19,7 +19,8 @@ from benchmarks.serving import temporary_folder
 from server.encoders.encoder import Encoder
 from server.encoders.loading import load_encoder
 from server.hybrid import Hybrid
-from server.searches import Query, Searches
+from server.queries import Query
+from server.searches import Searches
 from server.settings import EncoderSettings, IndexSettings, PassageSettings
 from server.store import LocalStore
 

@@ -18,7 +18,7 @@ from server.conditions import parse_path
 from server.errors import InputError, TooLargeError
 from server.filters import parse_filter
 from server.hybrid import Hybrid
-from server.searches import Answer, Hit, Query
+from server.queries import Answer, Hit, Query
 from server.settings import Settings
 
 router = APIRouter(tags=["search"], route_class=Route)

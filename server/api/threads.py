@@ -20,7 +20,7 @@ from fastapi import Depends, Request
 from server.collection import Collection
 from server.errors import BusyError
 from server.metrics import Metrics
-from server.searches import Answer, Query
+from server.queries import Answer, Query
 from server.settings import Settings
 
 INGEST_THREADS = 4

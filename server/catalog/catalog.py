@@ -365,6 +365,7 @@ class Catalog:
 
     def close(self) -> None:
         """Close every connection; a second call does nothing."""
+        self.fulltext.close()
         self._database.close()
 
     def __enter__(self) -> Self:

@@ -5,12 +5,14 @@ It holds no text of its own and knows no generation: a new model, a rebuild or a
 """
 
 import math
+import os
 import sqlite3
 import threading
 import time
 import weakref
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +75,13 @@ class FullText:
         self._bitmaps: weakref.WeakKeyDictionary[RowSelection, tuple[NDArray[np.uint8], int]] = (
             weakref.WeakKeyDictionary()
         )
+        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, "words")
+
+    def begin(
+        self, question: str, limit: int, generation: int = 0, selection: RowSelection | None = None
+    ) -> Future[KeywordHits]:
+        """Search in a thread beside the caller's, which has the model encode the question meanwhile."""
+        return self._threads.submit(self.search, question, limit, generation, selection)
 
     def search(
         self, question: str, limit: int, generation: int = 0, selection: RowSelection | None = None
@@ -144,6 +153,10 @@ class FullText:
         """Make the index anew from the texts, in one transaction: 30 µs a short text; nothing else is written then."""
         with self._database.transaction() as connection:
             connection.execute("INSERT INTO fulltext (fulltext) VALUES ('rebuild')")
+
+    def close(self) -> None:
+        """Wait for the searches that were begun."""
+        self._threads.shutdown()
 
     def problems(self, connection: sqlite3.Connection) -> list[str]:
         """Return what is wrong with it, as far as can be told without reading the texts; empty if nothing."""
