@@ -37,7 +37,7 @@ from server.api.openapi import describe_models
 from server.api.problems import PROBLEM_JSON, add_error_handlers
 from server.api.requests import Requests
 from server.api.rights import Rights
-from server.api.schemas import DocumentsIn, IdsIn, Problem, RebuildIn, SearchesIn, SearchIn
+from server.api.schemas import CopiesIn, DocumentsIn, IdsIn, Problem, RebuildIn, SearchesIn, SearchIn
 from server.api.sites import Sites
 from server.api.threads import Running
 from server.auth import Keys
@@ -95,6 +95,7 @@ def create_app(settings: Settings, collection: Collection, keys: Keys) -> FastAP
         app.include_router(module.router)
     describe_models(
         app,
+        CopiesIn,
         DocumentsIn,
         EmbeddingsIn,
         EvaluateIn,

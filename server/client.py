@@ -3,7 +3,7 @@
 import contextlib
 import json
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, NotRequired, Self, TypedDict, cast, final
 from urllib.parse import quote
 
@@ -155,6 +155,14 @@ class CheckAnswer(TypedDict):
     advice: str
 
 
+class ComparedAnswer(TypedDict):
+    """Answer of POST /documents/compare."""
+
+    same: int
+    missing: list[str]
+    different: list[str]
+
+
 class DoctorAnswer(TypedDict):
     """Answer of GET /doctor."""
 
@@ -244,6 +252,17 @@ class Client:
         path = "/documents" if wait else "/documents?wait=false"
         answer = self._json(self._send("POST", path, body, read_timeout_s=None))
         return cast(AcceptedAnswer, answer) if "job" in answer else cast(AddedAnswer, answer)
+
+    def compare(self, hashes: Mapping[str, str | None]) -> ComparedAnswer:
+        """Ask which documents the server has, by id with the hash of their text; None: whatever their content."""
+        documents = [{"id": identifier, "hash": each} for identifier, each in hashes.items()]
+        body = json.dumps({"documents": documents}).encode()
+        return cast(ComparedAnswer, self._json(self._send("POST", "/documents/compare", body)))
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove documents; return how many of the ids existed."""
+        answer = self._json(self._send("POST", "/documents/delete", json.dumps({"ids": ids}).encode()))
+        return cast(int, answer["deleted"])
 
     def search(self, request: Mapping[str, Any]) -> SearchAnswer:
         """Answer a question."""

@@ -6,7 +6,7 @@ Knows no HTTP and no rows' files: storing and searching is the store's, encoding
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from index.plan import Codec, Kind
 from index.two_pass import Mode
 from index.vectors import Float32
 from server.backups.snapshots import Snapshots
-from server.checking import MAX_ID_BYTES, NewDocument
+from server.checking import MAX_ID_BYTES, NewDocument, content_hash
 from server.compacting import Compacting
 from server.conditions import Filter
 from server.encoders.drift import SAME_MODEL, drift
@@ -55,6 +55,15 @@ class RebuildWishes:
     codec: Codec | None = None
     kind: Kind | None = None
     prefix_dim: int | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a client needn't send again, and what it has to."""
+
+    same: int
+    missing: list[str]
+    different: list[str]
 
 
 class Collection:
@@ -193,6 +202,29 @@ class Collection:
             rows = live.store.catalog.vector_rows(live.store.generation, numbers, only_brought)
             whole = {number: row for number, row in rows.items() if row not in live.store.damage.rows}
             return dict(zip(whole, live.store.vectors(list(whole.values())), strict=True))
+
+    def compare(self, hashes: Mapping[str, str | None]) -> Compared:
+        """Say which documents are stored, or wait to be encoded, with the content that a client has.
+
+        Args:
+            hashes: by id, the content hash in hexadecimal of a document of text alone; None: any content will do.
+
+        Raises:
+            TooLargeError.
+        """
+        if len(hashes) > self.limits.documents_per_request:
+            raise TooLargeError(
+                f"{len(hashes)} documents in one request; the limit is {self.limits.documents_per_request}"
+            )
+        ids = list(hashes)
+        there = {identifier: each.content_hash.hex() for identifier, each in self.store.known(ids).items()}
+        for identifier, text, has_vector in self.catalog.jobs.texts_waiting(ids):  # newer than what is stored
+            there[identifier] = "" if has_vector else content_hash(text, None).hex()
+        missing = [identifier for identifier in ids if identifier not in there]
+        different = [
+            identifier for identifier, stored in there.items() if hashes[identifier] not in (None, stored)
+        ]
+        return Compared(len(hashes) - len(missing) - len(different), missing, different)
 
     def delete(self, ids: Sequence[str]) -> list[str]:
         """Remove documents; return those of the ids that existed."""

@@ -212,7 +212,8 @@ def test_health_info_and_stats(filled):
 def test_openapi_names_every_route_and_the_error_shape(filled):
     openapi = filled.http.get("/openapi.json").json()
     assert set(openapi["paths"]) == {
-        "/documents", "/documents/{id}", "/documents/delete", "/metadata/fields", "/search", "/search/batch",
+        "/documents", "/documents/{id}", "/documents/compare", "/documents/delete", "/metadata/fields", "/search",
+        "/search/batch",
         "/jobs/{id}/cancel", "/jobs/{id}/events", "/jobs/{id}/pause", "/jobs/{id}/resume",
         "/index/reembed", "/index/rollback", "/index/generations", "/index/generations/{number}",
         "/v1/embeddings", "/v1/models", "/v1/models/{model}", "/evaluate",

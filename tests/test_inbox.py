@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from server import uploading
 from server.api import streams
 from server.catalog import Catalog
+from server.checking import content_hash
 from server.cli import app
 from server.client import Client
 from server.collection import DRIFT_ROWS
@@ -194,6 +195,21 @@ def test_a_later_request_overtakes_what_waits(lasting):
         "o-twice": "Number new", "o-direct": "brought", "o-deleted": None, "o-left": "Number old o-left",
     }  # fmt: skip
     assert host.encoded[MODEL, "Number old o-direct"] == host.encoded[MODEL, "Number old o-deleted"] == 0
+
+
+def test_what_waits_is_compared_as_it_will_be(lasting):
+    host, server = lasting
+
+    def compared(text):
+        body = {"documents": [{"id": "cmp", "hash": content_hash(text, None).hex()}]}
+        return server.http.post("/documents/compare", json=body).json()
+
+    with down(host, server):
+        accept(server, [{"id": "cmp", "text": "A first lamp"}])
+        last = accept(server, [{"id": "cmp", "text": "A second lamp"}])
+        assert compared("A second lamp") == {"same": 1, "missing": [], "different": []}
+        assert compared("A first lamp") == {"same": 0, "missing": [], "different": ["cmp"]}
+    assert ended(server, last)["status"] == "done"
 
 
 def test_what_is_overtaken_while_it_is_being_encoded_stays_overtaken(lasting):

@@ -38,7 +38,7 @@ FOR_READERS = {
     ("POST", "/v1/embeddings"), ("GET", "/v1/models"), ("GET", "/v1/models/{model:path}"), ("GET", "/jobs"),
     ("GET", "/jobs/{id}"), ("GET", "/jobs/{id}/events"), ("GET", "/index/generations"), ("GET", "/stats"),
     ("GET", "/info"), ("GET", "/doctor"), ("GET", "/metadata/indexes"), ("GET", "/metadata/fields"),
-    ("GET", "/metrics"),
+    ("GET", "/metrics"), ("POST", "/documents/compare"),
 }  # fmt: skip
 
 

@@ -140,7 +140,7 @@ def test_handlers_that_need_the_request_alone_are_called_straight():
         for route in module.router.routes
         if route._needs_only_the_request() and "POST" in route.methods
     }
-    assert straight == {"/documents", "/documents/delete", "/search", "/search/batch"}
+    assert straight == {"/documents", "/documents/compare", "/documents/delete", "/search", "/search/batch"}
 
 
 def test_a_route_with_more_to_check_is_not_called_straight():

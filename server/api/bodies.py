@@ -14,7 +14,7 @@ from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from server.api.schemas import DocumentIn, DocumentsIn, IdsIn, RebuildIn, SearchesIn, SearchIn
+from server.api.schemas import CopiesIn, DocumentIn, DocumentsIn, IdsIn, RebuildIn, SearchesIn, SearchIn
 from server.checking import NewDocument
 from server.errors import MediaTypeError
 
@@ -55,6 +55,11 @@ async def read_searches(request: Request) -> SearchesIn:
 async def read_ids(request: Request) -> IdsIn:
     """Read the body of POST /documents/delete. Raises as read_json does."""
     return await read_json(request, IdsIn)
+
+
+async def read_copies(request: Request) -> CopiesIn:
+    """Read the body of POST /documents/compare. Raises as read_json does."""
+    return await read_json(request, CopiesIn)
 
 
 async def read_rebuild(request: Request) -> RebuildIn:
@@ -148,4 +153,5 @@ Documents = Annotated[list[NewDocument], Depends(read_documents)]
 Search = Annotated[SearchIn, Depends(read_search)]
 SearchList = Annotated[SearchesIn, Depends(read_searches)]
 Ids = Annotated[IdsIn, Depends(read_ids)]
+Copies = Annotated[CopiesIn, Depends(read_copies)]
 Rebuild = Annotated[RebuildIn, Depends(read_rebuild)]

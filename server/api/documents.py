@@ -9,13 +9,15 @@ from fastapi.exceptions import RequestValidationError
 
 from index.vectors import Float32
 from server.api.answers import answer
-from server.api.bodies import NDJSON, Ids, media_type_of, read_documents
+from server.api.bodies import NDJSON, Copies, Ids, media_type_of, read_documents
 from server.api.openapi import json_body
 from server.api.rights import for_readers
 from server.api.routes import Route
 from server.api.schemas import (
     AcceptedOut,
     AddedOut,
+    ComparedOut,
+    CopiesIn,
     DeletedOut,
     DocumentOut,
     DocumentsIn,
@@ -123,6 +125,14 @@ async def list_documents(
         return answer(PageOut(documents=[document_out(each) for each in documents], next=next_after))
     found = await service.read(service.collection.page_vectors, documents, vectors == "brought")
     return answer(PageOut(documents=with_vectors(documents, found), next=next_after))
+
+
+@router.post("/documents/compare", response_model=ComparedOut, openapi_extra=json_body(CopiesIn))
+@for_readers
+async def compare_documents(service: Service, body: Copies) -> Response:
+    """Which of a client's documents are here with the same text, so that it needn't send those again."""
+    found = await service.read(service.collection.compare, {each.id: each.hash for each in body.documents})
+    return answer(ComparedOut(**vars(found)))
 
 
 @router.post("/documents/delete", response_model=DeletedOut, openapi_extra=json_body(IdsIn))

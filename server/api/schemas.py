@@ -114,6 +114,29 @@ class IdsIn(_In):
         return self
 
 
+class CopyIn(_In):
+    """A document that a client has."""
+
+    id: str
+    """What it is stored under, if it is."""
+    hash: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """SHA-256, in hexadecimal, of the word text, a zero byte and the text in UTF-8; null: whatever its content."""
+
+
+class CopiesIn(_In):
+    documents: list[CopyIn]
+    """At most limits.documents_per_request."""
+
+
+class ComparedOut(_Out):
+    same: int
+    """Documents that are here as the client has them, or wait to be encoded."""
+    missing: list[str]
+    """Ids under which there is nothing, or a vector that its client has to send again, as it is damaged."""
+    different: list[str]
+    """Ids of documents with another text, or with a vector that a client brought."""
+
+
 class DeletedOut(_Out):
     deleted: int
     """How many documents."""

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from server.catalog.database import Database
 from server.errors import StaleWriteError
@@ -100,6 +100,16 @@ class JobTable:
         # The plus keeps SQLite from going through all of the job's documents, of which there may be a million.
         found = self._database.select_in("SELECT id FROM inbox WHERE +job = ? AND id IN ({})", (job,), ids)
         return {identifier for (identifier,) in found}
+
+    def texts_waiting(self, ids: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:
+        """Yield id, text and whether a vector came with it, of what waits under those ids, in the order of arrival."""
+        for identifier, text, vector_bytes in self._database.select_in(
+            "SELECT inbox.id, text, length(vector) FROM inbox JOIN jobs ON job = jobs.id "
+            f"WHERE status != '{RECEIVING}' AND inbox.id IN ({{}}) ORDER BY number",
+            (),
+            ids,
+        ):
+            yield identifier, text, vector_bytes is not None
 
     def latest(self, identifier: str) -> InboxDocument | None:
         """Return the document that waits under an id, the newest where there are several; None if there is none."""
