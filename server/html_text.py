@@ -40,6 +40,10 @@ class _HtmlReader(HTMLParser):
         self._dropped: list[str] = []  # open elements whose content is left out
         self._pre_depth = 0
 
+    def parse_marked_section(self, i: int, report: int = 1) -> int:
+        """Pass over <![ as browsers do; the parser would look for SGML in it, and fail where there is none."""
+        return self.parse_bogus_comment(i)
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if self._dropped or tag in DROPPED:
             if tag in DROPPED:
