@@ -1,6 +1,7 @@
 # Two images of twopass, each with its default model exported inside, so that nothing is exported at a first start:
 #
-#   docker build -t twopass .                       full: with CPU torch, for models of the hub and plots
+#   docker build -t twopass .                       full: with CPU torch, for models of the hub, plots, and PDF and
+#                                                   office files
 #   docker build -t twopass:slim --target slim .    without torch: the default model, models exported elsewhere, or
 #                                                   another program as encoder
 #
@@ -17,11 +18,11 @@ RUN pip --python /opt/twopass/bin/python3 install --no-deps --retries 0 --find-l
         --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
 COPY requirements-run.lock ./
 RUN pip --python /opt/twopass/bin/python3 install --no-deps --require-hashes -r requirements-run.lock
-# 290 MB that only building and testing C++ extensions, or the packages' own tests, would need.
+# 340 MB that only building and testing C++ extensions, or the packages' own tests, would need.
 RUN cd /opt/twopass/lib/python3.11/site-packages \
     && rm -r torch/include torch/share torch/test \
     && find torch/bin -type f ! -name torch_shm_manager -delete \
-    && find networkx numpy scipy sklearn sympy -type d -name tests -prune -exec rm -r {} +
+    && find networkx numpy pandas scipy sklearn sympy -type d -name tests -prune -exec rm -r {} +
 # twopass itself goes beside the environment, so that a change of it is a layer of kilobytes.
 COPY pyproject.toml README.md ./
 COPY index index

@@ -93,8 +93,8 @@ lock: ## pin the packages anew after pyproject.toml changed (UPGRADE=1: take the
 	    echo "make lock: these are CUDA packages; $$file is not written" >&2; exit 1; fi; \
 	  cp "$$tools/$$file" "$$file"; \
 	}; \
-	pin requirements.lock --extra test --extra dev; \
-	pin requirements-run.lock --constraint requirements.lock
+	pin requirements.lock --extra test --extra dev --extra files; \
+	pin requirements-run.lock --extra files --constraint requirements.lock
 
 clean: ## remove the environment and everything built (data/ stays)
 	rm -rf .venv build docker/wheels/*.whl twopass.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,8 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-LEFT_OUT = {"torch", "sentence-transformers", "onnx", "matplotlib", "setuptools"}
-"""For exporting models, for plots, for building. A model that was exported elsewhere is served without them."""
+LEFT_OUT = {"torch", "sentence-transformers", "onnx", "matplotlib", "markitdown", "setuptools"}
+"""For exporting models, for plots, for PDF and office files, for building. A model that was exported elsewhere is
+served without them."""
 
 VIA = re.compile(r"^    #(?: via|  ) (\S+)", re.MULTILINE)
 

@@ -28,16 +28,24 @@ class Skipped:
 
 @dataclass
 class Skips:
-    """How many were skipped, and the first of them."""
+    """How many were skipped, and the first `kept` of them."""
 
     count: int = 0
     first: list[Skipped] = field(default_factory=list)
+    kept: float = SHOWN_SKIPS
 
     def add(self, skipped: Skipped) -> None:
         """Count one more."""
         self.count += 1
-        if len(self.first) < SHOWN_SKIPS:
+        if len(self.first) < self.kept:
             self.first.append(skipped)
+
+
+def text_hash(document: Document) -> str | None:
+    """Return a document's hash as POST /documents/compare has it; None where a vector came with it."""
+    if "vector" in document:
+        return None
+    return hashlib.sha256(b"text\0" + document["text"].encode(errors="surrogatepass")).hexdigest()
 
 
 OnSkip = Callable[[Skipped], None]

@@ -9,9 +9,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # httpx takes a while to import, and `--help` needs none
     from server.client import CheckAnswer, GenerationAnswer, Hit, JobAnswer, SearchAnswer
+    from server.folders.finding import Found
     from server.incoming import Skips
     from server.planning import Forecast, Prediction, Trial
-    from server.readers import Found
     from server.uploading import IngestReport
 
 PASSAGE_LINES = 3
@@ -24,6 +24,8 @@ def stored_lines(report: "IngestReport", seconds: float) -> Iterator[str]:
             f"{counted(report.stored, 'document')} stored: {report.created:,} new, {report.updated:,} updated, "
             f"{report.unchanged:,} unchanged ({counted(report.passages, 'passage')}) in {duration(seconds)}."
         )
+    if report.deleted:
+        yield f"{counted(report.deleted, 'document')} deleted: what they came from is gone."
     if report.accepted:
         yield (
             f"{counted(report.accepted, 'document')} accepted: safe on the server, and found once encoded; "
@@ -42,9 +44,48 @@ def skipped_lines(skips: "Skips", report: "IngestReport | None", found: "Found |
                 yield f"  {plain(each.source)}: {plain(each.reason)}"
             if some.count > len(some.first):
                 yield f"  … and {some.count - len(some.first):,} more"
-    if found and found.other_kinds:
+    if found and found.passed_over:
+        yield f"Passed over: {', '.join(_passed_over(found))}"
+
+
+def round_line(report: "IngestReport") -> str:
+    """Say what a look at watched folders changed; "" where nothing did."""
+    counts = {
+        "new": report.created,
+        "updated": report.updated,
+        "deleted": report.deleted,
+        "accepted": report.accepted,
+    }
+    return ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
+
+
+def ingest_json(
+    report: "IngestReport", skips: "Skips", found: "Found | None", seconds: float, code: int
+) -> dict[str, Any]:
+    """Return what became of an ingest, for programs."""
+    told = {
+        name: getattr(report, name)
+        for name in ("created", "updated", "unchanged", "deleted", "passages", "accepted", "jobs", "warnings")
+    }
+    told["skipped"] = [vars(each) for each in skips.first]
+    told["refused"] = [vars(each) for each in report.refused.first]
+    if found:
+        names = ("hidden", "left_out", "links", "other_kinds")
+        told["passed_over"] = {name: getattr(found, name) for name in names}
+    return told | {"seconds": round(seconds, 3), "exit_code": code}
+
+
+def _passed_over(found: "Found") -> Iterator[str]:
+    if found.other_kinds:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in found.other_kinds.most_common(5))
-        yield f"Passed over {counted(found.other_kinds.total(), 'file')} of other kinds: {kinds}"
+        more = ", …" if len(found.other_kinds) > 5 else ""
+        yield f"{counted(found.other_kinds.total(), 'file')} of other kinds ({kinds}{more})"
+    if found.left_out:
+        yield f"{found.left_out:,} by patterns"
+    if found.hidden:
+        yield f"{found.hidden:,} hidden"
+    if found.links:
+        yield f"{counted(found.links, 'link')} to folders or out of the folder"
 
 
 def print_hit(console: Console, rank: int, hit: "Hit") -> None:

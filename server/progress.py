@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -12,8 +13,15 @@ from server.printing import duration, size
 PLAIN_PROGRESS_S = 5.0  # between two lines of progress, where there is no terminal
 
 
+class OnDone(Protocol):
+    """Called with the number of documents that are finished, and by how many there are more than was thought."""
+
+    def __call__(self, n: int, more: int = 0) -> None:
+        """Count them."""
+
+
 @contextlib.contextmanager
-def progress(total: int | None) -> Iterator[Callable[[int], None]]:
+def progress(total: int | None) -> Iterator[OnDone]:
     """Show how far an ingest is, on standard error; call what this yields with the number of documents done.
 
     A bar on a terminal, a line every few seconds elsewhere. `total` is None where nobody knows.
@@ -38,11 +46,13 @@ def progress(total: int | None) -> Iterator[Callable[[int], None]]:
             bar = Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True)
             task = stack.enter_context(bar).add_task(state(), total=total)
 
-        def on_done(n: int) -> None:
-            nonlocal done, told_at
+        def on_done(n: int, more: int = 0) -> None:
+            nonlocal done, told_at, total
             done += n
+            if total is not None:
+                total += more
             if bar is not None:
-                bar.update(task, completed=done, description=state())
+                bar.update(task, completed=done, total=total, description=state())
             elif time.monotonic() - told_at >= PLAIN_PROGRESS_S:
                 told_at = time.monotonic()
                 console.print(state(), highlight=False)

@@ -26,6 +26,7 @@ class IngestReport:
     created: int = 0
     updated: int = 0
     unchanged: int = 0
+    deleted: int = 0
     passages: int = 0
     accepted: int = 0  # safe on the server, and encoded later
     jobs: list[str] = field(default_factory=list)  # the jobs that do it
@@ -63,7 +64,7 @@ def ingest(
         UnreachableError: the server doesn't answer, or no longer.
         RefusedError: it refuses for a reason that is no document's: key, full disk, an error of its own.
     """
-    _patiently(client.info, pause, reached=False)  # key and address are wrong before anything is read
+    patiently(client.info, pause, reached=False)  # key and address are wrong before anything is read
     limits = (BATCH_DOCUMENTS, BATCH_BYTES) if wait else (LATER_DOCUMENTS, LATER_BYTES)
     sender = _Sender(client, report, on_done, pause, wait)
     for batch in _batches(documents, report, on_done, *limits):
@@ -111,7 +112,7 @@ def follow(
 def _look(client: Client, identifier: str, pause: Callable[[float], None]) -> JobAnswer | None:
     """Return a job; None if the server has forgotten it, as it does with those that ended long ago."""
     try:
-        return _patiently(lambda: client.job(identifier), pause, reached=True)
+        return patiently(lambda: client.job(identifier), pause, reached=True)
     except RefusedError as error:
         if error.code != "not_found":
             raise
@@ -184,7 +185,7 @@ class _Sender:
     def add(self, batch: list[_Written]) -> None:
         bodies = [document.body for document in batch]
         try:
-            answer = _patiently(lambda: self.client.add(bodies, self.wait), self.pause, reached=True)
+            answer = patiently(lambda: self.client.add(bodies, self.wait), self.pause, reached=True)
         except RefusedError as error:
             if error.status not in (400, 413, 422) or not error.code:
                 raise
@@ -211,8 +212,12 @@ class _Sender:
         self.on_done(len(batch))
 
 
-def _patiently(call: Callable[[], Answer], pause: Callable[[float], None], reached: bool) -> Answer:
-    """Call until it succeeds; again while the server is busy, or gone once it was `reached`."""
+def patiently(call: Callable[[], Answer], pause: Callable[[float], None], reached: bool = True) -> Answer:
+    """Call until it succeeds; again while the server is busy, or gone once it was `reached`: MAX_ATTEMPTS times.
+
+    Raises:
+        UnreachableError, RefusedError: what the last attempt raised.
+    """
     for attempt in range(1, MAX_ATTEMPTS):
         try:
             return call()

@@ -37,6 +37,13 @@ def clustered(n: int, dim: int, seed: int) -> Float32:
     return normalise((points * spectrum).astype(np.float32))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what `twopass ingest` remembers out of the home of whoever runs the tests."""
+    folder = tempfile.mkdtemp(prefix="twopass-state-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["XDG_STATE_HOME"] = folder
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say aloud how many tests of the page did not run."""
     skipped = [each for each in terminalreporter.stats.get("skipped", []) if "browser" in each.keywords]

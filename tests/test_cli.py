@@ -13,10 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import typer
 from conftest import clustered, serving
 
 from server import __version__, progress
-from server.cli import sharing
+from server.cli import app, sharing
 from server.client import DEFAULT_URL
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +93,48 @@ def test_the_help_of_every_command_has_an_example_and_its_exit_codes(command):
     assert done.returncode == 0
     assert f"\n    twopass {command} " in done.stdout
     assert "\n  Exit code: 0" in done.stdout
+
+
+def every_command():
+    """The words of each command, those below others included."""
+    waiting = [([], typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        if words:
+            yield words, command
+        if isinstance(command, typer.core.TyperGroup):
+            waiting += [([*words, name], each) for name, each in command.commands.items()]
+
+
+def test_every_command_below_another_has_an_example_and_its_exit_codes_too():
+    found = {" ".join(words): command.epilog or "" for words, command in every_command()}
+    assert len(found) > len(COMMANDS)
+    assert {words for words, epilog in found.items() if f"\n  twopass {words}" not in epilog} == set()
+    assert {words for words, epilog in found.items() if "\nExit code: 0" not in epilog} == set()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [("twopass ing", ["ingest"]), ("twopass jobs pa", ["pause"]), ("twopass ingest --exc", ["--exclude"])],
+)
+def test_a_shell_completes_commands_and_options(line, offered):
+    words = len(line.split()) - 1
+    done = twopass(_TWOPASS_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(words))
+    assert (done.returncode, done.stdout.split()) == (0, offered)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_what_makes_a_shell_complete_is_installed_where_that_shell_looks(shell, tmp_path):
+    done = twopass(
+        "--show-completion", shell, HOME=str(tmp_path), _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"
+    )
+    assert done.returncode == 0
+    assert "_TWOPASS_COMPLETE" in done.stdout and "twopass" in done.stdout
+    done = twopass(
+        "--install-completion", shell, HOME=str(tmp_path), _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert any("_TWOPASS_COMPLETE" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_help_and_the_client_commands_import_nothing_heavy():
@@ -224,7 +267,7 @@ def test_where_there_is_nothing_to_ingest_no_server_is_needed(tmp_path):
         "There is nothing to ingest.",
         "Skipped: 1",
         f"  {tmp_path}/missing: there is no such file or folder",
-        "Passed over 1 file of other kinds: 1 .png",
+        "Passed over: 1 file of other kinds (1 .png)",
     ]
 
 
@@ -262,6 +305,9 @@ def test_the_key_comes_from_the_environment(serve, tmp_path):
         refused = twopass("ingest", "-", "--url", server.url, stdin=line)
         assert refused.returncode == 2
         assert refused.stderr.endswith("\nGive the server's key with --api-key or TWOPASS_API_KEY.\n")
+        watching = twopass("ingest", "docs", "--watch", "--url", server.url)
+        assert watching.returncode == 2
+        assert watching.stderr.endswith("\nGive the server's key with --api-key or TWOPASS_API_KEY.\n")
         taken = twopass("ingest", "-", "--url", server.url, stdin=line, TWOPASS_API_KEY="secret")
         assert (taken.returncode, summary(taken.stdout)) == (0, (1, 1, 0, 0, 1))
         assert server.stop() == 0
@@ -321,7 +367,9 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys)
     with progress.progress(1200) as on_done:
         on_done(300)
         on_done(900)
-    first, second = capsys.readouterr().err.splitlines()
+        on_done(0, more=300)
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert third.startswith("1,200 of 1,500 documents · ") and third.endswith(" left")
     assert re.fullmatch(r"300 of 1,200 documents · [\d,.]+/s · [\d.]+ s left", first)
     assert re.fullmatch(r"1,200 of 1,200 documents · [\d,.]+/s", second)
 

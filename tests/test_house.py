@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     # a foreign thing: where it may be imported
     "faiss": "index/first_pass/",
-    "sqlite3": "server/catalog/",
+    "sqlite3": ("server/catalog/", "server/folders/ledger.py"),
     "fcntl": {"index/durable.py"},
     "yaml": {"server/settings.py"},
     "sentence_transformers": {"server/encoders/torch_model.py", "server/encoders/tracing.py"},
@@ -29,6 +29,10 @@ ROOMS = {
     "starlette": ("server/app.py", "server/api/"),
     "uvicorn": {"server/app.py"},
     "prometheus_client": {"server/metrics.py", "server/readings.py"},
+    "markitdown": {"server/converting/office.py"},
+    "markdown_it": {"server/markdown.py"},
+    "pathspec": {"server/folders/ignoring.py"},
+    "watchfiles": {"server/folders/watching.py"},
     "typer": "server/cli/",
     "matplotlib": {"server/models/plot.py", "server/recall_plot.py"},
 }

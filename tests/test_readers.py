@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server import decoding
+from server.folders.finding import find_sources
 from server.html_text import html_to_text
 from server.incoming import Skipped, Skips
-from server.readers import count_documents, find_sources, read_paths
+from server.readers import count_documents, read_paths
 
 
 def read(*paths, base=None, stdin=b""):
@@ -283,7 +284,7 @@ def test_standard_input_that_is_empty_or_no_text_is_skipped():
     [
         ("a.md", "# Bread\n\nFlour.", "Bread"),
         ("a.md", "\n\n#  Bread & butter #\r\n", "Bread & butter"),
-        ("a.md", "Flour.\n\n# Bread", None),
+        ("a.md", "Flour.", None),
         ("a.md", "#hashtag", None),
         ("a.rst", "Bread\n=====\n\nFlour.", "Bread"),
         ("a.rst", "=====\n Bread\n=====\n", "Bread"),
@@ -333,7 +334,7 @@ def test_a_page_without_text_is_skipped(tmp_path):
     assert read(page) == ([], [(str(page), "has no text")])
 
 
-@given(st.text(alphabet=st.sampled_from(list("<>/!-=&;#\"' \nabpreh1")), max_size=200))
+@given(st.text(alphabet=st.sampled_from(list("<>/!-[]=&;#\"' \nabpreh1")), max_size=200))
 def test_no_page_is_too_broken_to_read(page):
     title, text = html_to_text(page)
     assert text == text.strip()

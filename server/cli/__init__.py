@@ -6,7 +6,7 @@ command that needs it, so that `--help` and the client commands answer at once.
 """
 
 # In the order of --help.
-from server.cli import serving, documents, jobs, indexing, evaluate, reembed  # noqa: F401, I001
+from server.cli import serving, ingest, search, jobs, indexing, evaluate, reembed  # noqa: F401, I001
 from server.cli import backup, exchange, local, doctor, key, models  # noqa: F401
 from server.cli.app import app, main
 

@@ -16,7 +16,6 @@ With your texts  twopass serve, and in another terminal
                  twopass search "a question"
 """,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -9,15 +9,16 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from server.cli.app import app
-from server.cli.documents import sent
 from server.cli.sharing import (
     INCOMPLETE,
     INTERRUPTED,
     LOCAL_SERVER,
     ApiKey,
+    AsJson,
     Url,
     connected,
     fail,
+    wait_for_server,
 )
 from server.printing import counted, plain
 from server.progress import progress
@@ -124,6 +125,7 @@ def import_(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="End when all is safe on the server, which encodes it later.")
     ] = False,
+    as_json: AsJson = False,
     url: Url = LOCAL_SERVER,
     api_key: ApiKey = "",
 ) -> None:
@@ -131,24 +133,30 @@ def import_(
 
     A line that can't be used is told and passed over. What is stored unchanged under its id is skipped.
     """
-    from server.incoming import Skips
+    from server.cli.sending import Sending
+    from server.incoming import Skipped
     from server.jsonl import count_lines
     from server.readers import read_export
+    from server.uploading import ingest
 
     path = Path(file)
-    skips = Skips()
+    sending = Sending(url, api_key, not no_wait, as_json)
     try:
         with path.open("rb") if file != STANDARD else contextlib.nullcontext(sys.stdin.buffer) as lines:
             total = count_lines(path) if path.is_file() else None
-            code = sent(
-                lambda on_skip: read_export(lines, file, on_skip),
-                total,
-                skips,
-                None,
-                not no_wait,
-                url,
-                api_key,
-            )
+
+            def send(client: "Client") -> None:
+                with progress(total) as on_done:
+
+                    def on_skip(skipped: Skipped) -> None:
+                        sending.skips.add(skipped)
+                        on_done(1)
+
+                    documents = read_export(lines, file, on_skip)
+                    ingest(client, documents, sending.report, on_done, wait_for_server, sending.wait)
+                    sending.finish(client, on_done)
+
+            code = sending.send(send)
     except OSError as error:
         fail(
             f"{file} can't be read: {(error.strerror or str(error)).lower()}.", "Check the path.", INCOMPLETE
