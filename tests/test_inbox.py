@@ -581,9 +581,7 @@ def half_a_stream(server, data_dir):
     """A connection over which documents come without end; some of them are committed."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        head = (
-            "POST /documents?wait=false HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\ncontent-type: "
-        )
+        head = "POST /documents?wait=false HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\ncontent-type: "
         connection.sendall(f"{head}{LINES['content-type']}\r\n\r\n".encode())
         for start in itertools.count(5000, 50):
             lines = b"".join(json.dumps(packed(n)).encode() + b"\n" for n in range(start, start + 50))
