@@ -91,6 +91,10 @@ lock: ## pin the packages anew after pyproject.toml changed (UPGRADE=1: take the
 	  } >"$$tools/$$file"; \
 	  if grep -E '^(nvidia-|triton|cuda-)' "$$tools/$$file"; then \
 	    echo "make lock: these are CUDA packages; $$file is not written" >&2; exit 1; fi; \
+	  grep -Eo '^[a-z0-9._-]+==[^ ]+' "$$tools/$$file" >"$$tools/names"; \
+	  $$pip install --dry-run --no-deps --python-version 3.11.0 --only-binary :all: --target "$$tools/old" \
+	    -r "$$tools/names" || { \
+	    echo "make lock: that one isn't for every Python 3.11; $$file is not written" >&2; exit 1; }; \
 	  cp "$$tools/$$file" "$$file"; \
 	}; \
 	pin requirements.lock --extra test --extra dev --extra files; \
