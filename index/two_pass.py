@@ -41,6 +41,12 @@ three times, and at most a third of the rows lie in parts that a search visits o
 FEW_ROWS = 512
 """Allowed rows that are read outright: 0.7 ms from the page cache, about what a scan of 200 000 codes takes."""
 
+RECENT = 0.1  # what the newest search counts in the share of cold reads
+
+RARELY_COLD = 0.005
+"""Share of the rows read, one of every second search's. Warm, as after fifty searches without one, a search over a
+million rows is all work: sixteen of them at once took 13 ms of processor time each, two at once 4 to 5."""
+
 MIN_ROWS = 1000
 """Rows below which nothing is trained: the plain form finds everything in a fraction of a millisecond."""
 
@@ -146,6 +152,7 @@ class TwoPassIndex:
         self._change_lock = threading.Lock()  # who changes the view: a writer, or a rebuild at its end
         self._rebuild_lock = threading.Lock()
         self._turn = threading.Lock()  # whose second pass it is, where rows come from memory
+        self._cold_share = 1.0  # of the rows that recent searches read, those that the page cache didn't have
         self._first_pass = FirstPass.open(
             folder, shape.generation, vectors, live, plain(shape.prefix_dim), resident_bytes
         )
@@ -410,7 +417,7 @@ class TwoPassIndex:
         # Rows in the page cache come in hundreds of calls of a microsecond, each of which gives the interpreter's
         # lock up and asks for it again; searches side by side then wait for each other every time. One after another
         # they are faster. A slow disk, though, likes to be asked by several at once.
-        with self._turn if self.wave_rows == 0 else contextlib.nullcontext():
+        with contextlib.nullcontext() if self.waits_for_disk else self._turn:
             scored = [
                 # Counted, since lists that aren't probed hold rows that no pool is large enough for.
                 rescore(view.vectors, query, rows, scores, rule, np.count_nonzero(rows >= 0) == n_live)
@@ -418,7 +425,20 @@ class TwoPassIndex:
             ]
         if is_direct:
             scored = [replace(each, prefix_ranks=np.full(len(each.rows), -1)) for each in scored]
-        return _hits(scored, n_candidates, found - started, time.perf_counter() - found, n_live)
+        hits = _hits(scored, n_candidates, found - started, time.perf_counter() - found, n_live)
+        self._notice_reads(hits)
+        return hits
+
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether searches wait for a slow disk now: rows that recent ones read were not in the page cache."""
+        return self.wave_rows > 0 and self._cold_share > RARELY_COLD
+
+    def _notice_reads(self, hits: Hits) -> None:
+        n_read = int(hits.rows_read.sum())
+        if n_read:
+            n_cold = int(hits.cold_reads.sum()) if (hits.cold_reads >= 0).all() else n_read
+            self._cold_share += (n_cold / n_read - self._cold_share) * RECENT
 
     @property
     def _few(self) -> int:

@@ -162,7 +162,7 @@ class Collection:
 
     def waits(self, queries: Sequence[Query]) -> bool:
         """Whether answering these is mostly waiting: for the model, or for a slow disk."""
-        return self.store.index.wave_rows > 0 or any(query.text is not None for query in queries)
+        return self.store.index.waits_for_disk or any(query.text is not None for query in queries)
 
     def on_search(self, listener: Callable[[Sequence[Query], Sequence[Answer]], None]) -> None:
         """Have `listener` called, in the thread of the search, with searches that were answered together."""

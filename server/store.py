@@ -292,8 +292,8 @@ class LocalStore:
         answers: dict[int, Found] = {}
         waiting = np.arange(len(queries))
         for attempt in itertools.count():
-            # On a slow disk searches wait for reads, and the more of them ask at once the better.
-            with self._turns if self.index.wave_rows == 0 else contextlib.nullcontext():
+            # Those that wait for a slow disk should be many: the more ask at once, the more it reads a second.
+            with contextlib.nullcontext() if self.index.waits_for_disk else self._turns:
                 hits = self.index.search(
                     queries[waiting], n_candidates, mode, n_candidates if read_all else n_hits, max_read, n_probes,
                     allowed,

@@ -295,7 +295,7 @@ def test_files_that_are_dropped_are_added_and_others_named(page, site):
         "empty.txt is empty",
         "junk.txt is binary, not text",
         "latin.txt is not UTF-8; save it as UTF-8",
-        "report.pdf .pdf can’t be read; save it as text or HTML",
+        "report.pdf can’t be read here; the command “twopass ingest” reads it",
     ]
     stored = {
         name: site.http.get(f"/documents/{name}").json()

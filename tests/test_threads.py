@@ -18,16 +18,22 @@ N_SEARCHES = 40
 
 
 @pytest.mark.parametrize(
-    ("wave_rows", "kind", "most"), [(0, "scan", os.cpu_count()), (8, "read", 16)], ids=["warm", "slow disk"]
+    ("wave_rows", "warm", "kind", "most"),
+    [(0, False, "scan", os.cpu_count()), (8, False, "read", 16), (8, True, "scan", os.cpu_count())],
+    ids=["fast disk", "slow disk", "slow disk, all read before"],
 )
 def test_searches_that_wait_for_nothing_take_no_more_threads_than_there_are_cores(
-    tmp_path, wave_rows, kind, most
+    tmp_path, monkeypatch, wave_rows, warm, kind, most
 ):
+    if not warm:  # as file systems do that can't say what the page cache holds
+        monkeypatch.setattr("index.vector_file.NOWAIT", 0)
     settings = Settings(data_dir=tmp_path, encoder=EncoderSettings(model="none", dim=4))
     vector = np.array([1, 0, 0, 0], np.float32)
     with open_collection(settings) as collection:
         collection.add([NewDocument("a", None, {}, vector)])
         collection.store.index.wave_rows = wave_rows
+        for _ in range(100):
+            collection.search([Query(vector=vector)])
         names = set()
         collection.on_search(lambda queries, answers: names.add(threading.current_thread().name))
 

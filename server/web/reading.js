@@ -14,10 +14,14 @@ const READERS = {
 /** The endings of files that are read here. */
 export const KINDS = Object.keys(READERS).map((kind) => `.${kind}`);
 
+/** Endings of files that only the command on the owner's machine reads. */
+const COMMANDS = ["pdf", "docx", "pptx", "xlsx", "epub", "msg"];
+
 /** Return the documents of a file, and what of it was left out: {documents, skipped: [{source, reason}]}. */
 export async function readFile(file, path, limitBytes) {
   const kind = /\.([^./]+)$/.exec(path)?.[1].toLowerCase() ?? "";
   const read = READERS[kind];
+  if (COMMANDS.includes(kind)) throw new Unreadable("can’t be read here; the command “twopass ingest” reads it");
   if (!read) {
     throw new Unreadable(`${kind ? `.${kind}` : "a file without an ending"} can’t be read; save it as text or HTML`);
   }
