@@ -1,9 +1,9 @@
 """Hybrid searches: what was found by meaning, fused with what the question's words find."""
 
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -45,14 +45,17 @@ NO_WORDS: dict[int, WordMatch] = {}
 
 
 def begin_words(
-    store: LocalStore, question: str, selection: RowSelection | None = None
-) -> Future[KeywordHits]:
-    """Look for the question's words, while the model and both passes look for its meaning.
+    store: LocalStore, question: str, selection: RowSelection | None, at_once: bool
+) -> Callable[[], KeywordHits]:
+    """Return what finds the question's words.
 
     Args:
-        selection: rows whose documents may be found.
+        selection: rows whose documents may be found; None: all.
+        at_once: have them looked for in another thread while the model encodes. Where its vector is at hand both
+            would only take the interpreter from each other: 8.5 ms instead of 5.8.
     """
-    return store.catalog.fulltext.begin(question, DEPTH, store.generation, selection)
+    search = partial(store.catalog.fulltext.search, question, DEPTH, store.generation, selection)
+    return store.catalog.fulltext.begin(search).result if at_once else search
 
 
 def with_words(
@@ -61,7 +64,7 @@ def with_words(
     vector: Float32,
     found: Found,
     hybrid: Hybrid,
-    begun: Future[KeywordHits],
+    look: Callable[[], KeywordHits],
     n: int | None = None,
 ) -> WithWords:
     """Fuse what was found by meaning with what the words find.
@@ -71,11 +74,11 @@ def with_words(
     Args:
         vector: (dim,), the question's, unit length.
         found: by meaning, DEPTH documents or more where there are as many.
-        begun: the question's words, as `begin_words` went looking for them.
+        look: what `begin_words` returned for the question.
         n: documents wanted; None: all that either found.
     """
     started = time.perf_counter()
-    by_words = begun.result()
+    by_words = look()
     hits = {hit.document: hit for hit in found.hits}
     dense = Scored(np.array(list(hits), np.int64), np.array([hit.score for hit in hits.values()], np.float64))
     keyword = Scored(by_words.documents, by_words.scores)

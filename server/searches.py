@@ -91,7 +91,7 @@ class Searches:
         filters = {query.filter_key: query.filter for query in queries}
         selected = {key: self._selected(each) for key, each in filters.items()}
         begun = {
-            at: begin_words(self.store, query.text, selected[query.filter_key].rows)
+            at: begin_words(self.store, query.text, selected[query.filter_key].rows, self._is_new(query.text))
             for at, query in enumerate(queries)
             if query.hybrid is not None and query.text is not None
         }
@@ -189,6 +189,9 @@ class Searches:
                 texts.append(query.text)
                 positions.append(at)
         return _Asked(vectors, texts, positions, warnings)
+
+    def _is_new(self, text: str) -> bool:
+        return self.encoder is not None and not self.encoder.query_is_known(text)
 
     def _encoded(self, asked: "_Asked") -> Float32:
         if asked.texts and self.encoder is not None:

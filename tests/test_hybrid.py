@@ -231,8 +231,21 @@ def test_the_words_are_looked_for_while_the_model_encodes(searches, monkeypatch)
 
     monkeypatch.setattr(FullText, "search", looking)
     monkeypatch.setattr(searches.encoder, "encode_queries", encoding)
-    [answer] = searches.search([Query(text="kilo zulu", hybrid=Hybrid())])
-    assert answer.hits[0].document.text.startswith("kilo zulu")
+    [answer] = searches.search([Query(text="asked for the first time: kilo", hybrid=Hybrid())])
+    assert len(answer.hits) == 10
+
+
+def test_the_words_of_a_question_asked_again_are_looked_for_in_the_same_thread(searches, monkeypatch):
+    threads, search = [], FullText.search
+
+    def looking(*arguments):
+        threads.append(threading.current_thread())
+        return search(*arguments)
+
+    monkeypatch.setattr(FullText, "search", looking)
+    first, again = (searches.search([Query(text="zulu omega", hybrid=Hybrid())]) for _ in range(2))
+    assert first[0].hits == again[0].hits
+    assert [each is threading.current_thread() for each in threads] == [False, True]
 
 
 def test_an_order_by_meaning_and_words_is_never_certified(searches):

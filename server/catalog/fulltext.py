@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -77,11 +77,9 @@ class FullText:
         )
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, "words")
 
-    def begin(
-        self, question: str, limit: int, generation: int = 0, selection: RowSelection | None = None
-    ) -> Future[KeywordHits]:
-        """Search in a thread beside the caller's, which has the model encode the question meanwhile."""
-        return self._threads.submit(self.search, question, limit, generation, selection)
+    def begin(self, search: Callable[[], KeywordHits]) -> Future[KeywordHits]:
+        """Have a search of this index made in a thread beside the caller's."""
+        return self._threads.submit(search)
 
     def search(
         self, question: str, limit: int, generation: int = 0, selection: RowSelection | None = None

@@ -44,6 +44,10 @@ class Encoder(Protocol):
         """
         ...
 
+    def query_is_known(self, text: str) -> bool:
+        """Whether `encode_queries` has this question's vector at hand, from a short time ago."""
+        ...
+
     def query_fits(self, text: str) -> bool:
         """Whether the model reads all of this question. Takes microseconds; doesn't wait for the model."""
         ...

@@ -73,6 +73,9 @@ class LocalEncoder:
         texts = [text[: self._query_characters] for text in texts]
         return self.query_cache.encode(texts, self._encode_queries)
 
+    def query_is_known(self, text: str) -> bool:
+        return self.query_cache.knows(text[: self._query_characters])
+
     def query_fits(self, text: str) -> bool:
         if text.isascii() and len(text) < self._sure_characters:
             return True

@@ -68,6 +68,11 @@ class QueryCache:
             found[key] = vector
         return np.stack([found[key] for key in keys])
 
+    def knows(self, text: str) -> bool:
+        """Whether the text's vector is at hand."""
+        with self._lock:
+            return self._key(text) in self._vectors
+
     def _keep(self, keys: Mapping[bytes, int], found: Mapping[bytes, Vector]) -> None:
         """Hand over what was encoded for those keys; what was not is nobody's any more."""
         with self._lock:

@@ -99,6 +99,9 @@ class RemoteEncoder:
         texts = [self._first_part(text) for text in texts]
         return self.query_cache.encode(texts, self._encode_queries)
 
+    def query_is_known(self, text: str) -> bool:
+        return self.query_cache.knows(text)
+
     def query_fits(self, text: str) -> bool:
         check_text(text)
         return self._first_part(text) == text
