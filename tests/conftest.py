@@ -37,6 +37,18 @@ def clustered(n: int, dim: int, seed: int) -> Float32:
     return normalise((points * spectrum).astype(np.float32))
 
 
+def deny_listing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let no folder of this name be listed, as permissions would, which don't hold for root."""
+    scandir = os.scandir
+
+    def deny(path: Any) -> Any:
+        if str(path).endswith(name):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what `twopass ingest` remembers out of the home of whoever runs the tests."""
     folder = tempfile.mkdtemp(prefix="twopass-state-")

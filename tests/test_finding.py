@@ -1,8 +1,7 @@
 """Which files of a folder are read: patterns, links, what is hidden, and what can't be looked at."""
 
-import os
-
 import pytest
+from conftest import deny_listing
 
 from server.folders.finding import find_sources
 from server.folders.ignoring import PatternError, rules_for
@@ -92,14 +91,7 @@ def test_a_folder_of_any_depth_is_walked(tmp_path):
 
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
     make(tmp_path, "a.txt", "shut/b.txt")
-    scandir = os.scandir
-
-    def deny(path):
-        if str(path).endswith("shut"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", deny)
+    deny_listing(monkeypatch, "shut")
     names, found, skipped = look(tmp_path)
     assert names == ["a.txt"]
     assert skipped == [(str(tmp_path / "shut"), "may not be read: permission denied")]

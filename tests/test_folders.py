@@ -12,7 +12,7 @@ from pathlib import Path
 
 import made_files
 import pytest
-from conftest import ROOT, called, environment
+from conftest import ROOT, called, deny_listing, environment
 from embedding_host import embedding_host
 
 from server.checking import content_hash
@@ -195,14 +195,7 @@ def test_what_lies_in_a_folder_that_cannot_be_listed_stays(ingest, folder, store
     (folder / "sub").mkdir()
     (folder / "sub/x.txt").write_text("x")
     ingest(folder)
-    scandir = os.scandir
-
-    def deny(path):
-        if str(path).endswith("sub"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", deny)
+    deny_listing(monkeypatch, "sub")
     assert ingest(folder, "--delete")["deleted"] == 0
     assert stored() == [*ALL[:4], "sub/x.txt", "two.txt"]
 
