@@ -9,7 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 
@@ -17,10 +17,10 @@ from index import durable
 from index.errors import IndexFault
 from index.two_pass import generation_files
 from server.background import stand_back
-from server.errors import ConflictError, ServiceError
+from server.errors import ConflictError
+from server.job_threads import carry_out
 from server.jobs import Job
 from server.live import Live
-from server.memory import give_back
 from server.records import Generation
 from server.reembedding import Workshop, turn
 from server.row_copying import RowCopying
@@ -127,24 +127,19 @@ class Compacting:
         return is_much and time.monotonic() >= self._not_before
 
     def _work(self, job: Job) -> None:
-        job.begin()
         self._not_before = time.monotonic() + RETRY_S  # unless it succeeds
-        ended: tuple[Literal["done", "failed", "cancelled"], str | None] = ("cancelled", None)
-        result = None
-        try:
-            result = self._compact(job)
-        except (IndexFault, ServiceError) as error:
-            ended = "failed", str(error)
-        except Exception as error:  # noqa: BLE001  whatever it is, what serves goes on serving
-            ended = "failed", f"unforeseen: {type(error).__name__}"
-        if result is not None:
-            job.result, ended, self._not_before = result, ("done", None), 0.0
-        self._drop_leftover()
-        give_back()
-        job.end(*ended)
+        carry_out(job, lambda: self._compact_and_tidy(job))
+        if job.status == "done":
+            self._not_before = 0.0
         structlog.get_logger().info(
             "compaction ended", status=job.status, detail=job.error, **(job.result or {})
         )
+
+    def _compact_and_tidy(self, job: Job) -> dict[str, Any] | None:
+        try:
+            return self._compact(job)
+        finally:
+            self._drop_leftover()
 
     def _compact(self, job: Job) -> dict[str, Any] | None:
         """Return the job's result; None if it was cancelled, or the server stops."""

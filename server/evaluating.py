@@ -1,6 +1,5 @@
 """Recall measured on the collection's own vectors, as a job: of the index as it serves, and of what it could be."""
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -8,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import structlog
 
 from index.curve import (
     OVERSAMPLES,
@@ -22,16 +20,13 @@ from index.curve import (
     true_rows,
     wilson,
 )
-from index.errors import IndexFault
 from index.two_pass import pool_size
 from index.vectors import Float32
-from server.background import stand_back
 from server.checks import check_utf8, unit_vector
-from server.encoders.errors import EncoderError
-from server.errors import ConflictError, InputError, NoEncoderError, ServiceError, StoppingError
+from server.errors import ConflictError, InputError, NoEncoderError
+from server.job_threads import JobThreads
 from server.jobs import Job, Jobs
 from server.live import Live
-from server.memory import give_back
 from server.quality import measure_quality
 from server.settings import IndexSettings
 
@@ -42,6 +37,8 @@ the number of rows."""
 FEWEST = 20  # passages; below, ten neighbours are half of all there is
 
 Use = Callable[[], AbstractContextManager[Live]]
+
+Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,9 @@ class Evaluating:
 
     def __init__(self, jobs: Jobs, use: Use, settings: IndexSettings) -> None:
         """`use` lends what serves now."""
-        self._jobs = jobs
         self._use = use
         self._settings = settings
-        self._stopping = threading.Event()
-        self._beginning = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._threads = JobThreads(jobs, "an evaluation")
 
     def begin(self, wanted: Wanted) -> Job:
         """Begin to measure; returns as soon as the queries are checked and encoded.
@@ -89,56 +83,31 @@ class Evaluating:
             if wanted.quality and live.encoder is None:
                 raise NoEncoderError("this server has no model to encode questions", "quality")
             given = _given(live, wanted)
-        with self._beginning:
-            if self._stopping.is_set():
-                raise StoppingError("the server is shutting down")
-            if self._thread is not None and self._thread.is_alive():
-                raise ConflictError("an evaluation is under way", "Wait for it, or cancel its job.")
-            job = self._jobs.add(Job("evaluate", wishes=wanted.told()))
-            self._thread = threading.Thread(
-                target=self._run, args=[job, wanted, given], name="evaluate", daemon=True
-            )
-            self._thread.start()
-        return job
+        job = Job("evaluate", wishes=wanted.told())
+        return self._threads.begin(job, lambda stop: self._measure(job, wanted, given, stop))
 
     def stop(self) -> None:
         """Ask what is under way to end."""
-        self._stopping.set()
+        self._threads.stop()
 
     def close(self) -> None:
         """Stop and wait."""
-        self.stop()
-        with self._beginning:
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+        self._threads.close()
 
-    def _run(self, job: Job, wanted: Wanted, given: Float32 | None) -> None:
-        stand_back()
-        job.begin()
-        try:
-            with self._use() as live:
-                job.result = self._measured(live, job, wanted, given)
-        except (IndexFault, EncoderError, ServiceError) as error:
-            job.end("failed", str(error))
-        except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for the job's end
-            structlog.get_logger().warning("an evaluation failed", kind=type(error).__name__)
-            job.end("failed", f"unforeseen: {type(error).__name__}")
-        else:
-            job.end("cancelled" if job.result is None else "done")
-        finally:
-            give_back()
-
-    def _measured(self, live: Live, job: Job, wanted: Wanted, given: Float32 | None) -> dict[str, Any] | None:
+    def _measure(self, job: Job, wanted: Wanted, given: Float32 | None, stop: Stop) -> dict[str, Any] | None:
         """Return the job's result; None if it was stopped."""
         started = time.perf_counter()
+        with self._use() as live:
+            if wanted.quality:
+                quality = measure_quality(live, self._settings, wanted.sample, stop, job.progress)
+                told = quality and {"quality": quality}
+            else:
+                told = self._measure_recall(live, job, wanted, given, stop)
+        return told and told | {"seconds": round(time.perf_counter() - started, 1)}
 
-        def stop() -> bool:
-            return self._stopping.is_set() or job.wanted == "cancel"
-
-        if wanted.quality:
-            quality = measure_quality(live, self._settings, wanted.sample, stop, job.progress)
-            return quality and {"quality": quality, "seconds": round(time.perf_counter() - started, 1)}
+    def _measure_recall(
+        self, live: Live, job: Job, wanted: Wanted, given: Float32 | None, stop: Stop
+    ) -> dict[str, Any] | None:
         index = live.store.index
         prefixes, vectors = index.snapshot()
         rows = draw_rows(prefixes, ROWS_TRIED)
@@ -170,7 +139,6 @@ class Evaluating:
                 **_told_serving(found, index.row_bytes),
             },
             "curve": _told_curve(curve, wanted.k, index.row_bytes),
-            "seconds": round(time.perf_counter() - started, 1),
             "warnings": []
             if is_as_it_was
             else ["documents came or went meanwhile: the recall as it serves may be off by those"],

@@ -1,16 +1,12 @@
 """Indexes of metadata: those that the settings declare and those that were asked for, built as jobs beside the rest."""
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import structlog
-
-from index.errors import IndexFault
-from server.background import stand_back
 from server.catalog import Catalog
 from server.conditions import parse_path
-from server.errors import NotFoundError, ServiceError, StoppingError
+from server.errors import NotFoundError
+from server.job_threads import JobThreads
 from server.jobs import Job, Jobs
 
 TYPE = "index_metadata"
@@ -25,12 +21,8 @@ class MetadataIndexes:
 
     def __init__(self, catalog: Catalog, jobs: Jobs, declared: Sequence[str]) -> None:
         self._catalog = catalog
-        self._jobs = jobs
         self._declared = declared
-        self._stopping = threading.Event()
-        self._turn = threading.Lock()  # who builds
-        self._beginning = threading.Lock()
-        self._threads: list[threading.Thread] = []
+        self._threads = JobThreads(jobs, "an index of metadata", queues=True)
 
     def start(self) -> None:
         """Begin to build what the settings declare, and what a restart interrupted."""
@@ -48,16 +40,11 @@ class MetadataIndexes:
             StoppingError: the server is shutting down.
         """
         text = parse_path(path, "path").text
-        with self._beginning:
-            if self._stopping.is_set():
-                raise StoppingError("the server is shutting down")
-            self._catalog.filtering.declare_index(text)
-            (n_documents, _) = self._catalog.counts()
-            job = self._jobs.add(Job(TYPE, total=n_documents, unit="documents", wishes={"path": text}))
-            thread = threading.Thread(target=self._run, args=[job, text], name=TYPE, daemon=True)
-            self._threads = [each for each in self._threads if each.is_alive()] + [thread]
-            thread.start()
-        return job
+        self._threads.check_open()
+        self._catalog.filtering.declare_index(text)
+        (n_documents, _) = self._catalog.counts()
+        job = Job(TYPE, total=n_documents, unit="documents", wishes={"path": text})
+        return self._threads.begin(job, lambda stop: self._build(job, text, stop))
 
     def drop(self, path: str) -> None:
         """Forget an index; filters go on without it. One that the settings declare is built again at the next start.
@@ -79,37 +66,23 @@ class MetadataIndexes:
 
     def stop(self) -> None:
         """Ask what is being built to end; the next start begins it anew."""
-        self._stopping.set()
+        self._threads.stop()
 
     def close(self) -> None:
         """Stop and wait."""
-        self.stop()
-        with self._beginning:
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join()
+        self._threads.close()
 
-    def _run(self, job: Job, path: str) -> None:
-        stand_back()
-
+    def _build(self, job: Job, path: str, stop: Callable[[], bool]) -> dict[str, Any] | None:
         def told(n_done: int) -> None:
             job.progress("indexing", n_done, max(job.total, n_done))
-            if self._stopping.is_set() or job.wanted == "cancel":
+            if stop():
                 raise _Ended
 
-        with self._turn:
-            job.begin()
-            try:
-                told(0)
-                self._catalog.filtering.add_index(path, told)
-            except _Ended:
-                if job.wanted == "cancel":
-                    self._catalog.filtering.drop_index(path)
-                job.end("cancelled")
-            except (IndexFault, ServiceError) as error:
-                job.end("failed", str(error))
-            except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for the job's end
-                structlog.get_logger().warning("an index of metadata failed", kind=type(error).__name__)
-                job.end("failed", f"unforeseen: {type(error).__name__}")
-            else:
-                job.end("done")
+        try:
+            told(0)
+            self._catalog.filtering.add_index(path, told)
+        except _Ended:
+            if job.wanted == "cancel":
+                self._catalog.filtering.drop_index(path)
+            return None
+        return {}

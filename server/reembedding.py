@@ -202,15 +202,23 @@ class Reembedding:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            unfinished = self._w.jobs.unfinished("reembed")
-            if unfinished:
-                self._work(unfinished[0])
-            else:
-                with turn(self._w.changing, self._stopping) as is_mine:
-                    if is_mine:
-                        self._drop_cancelled()
-                self._wake.wait(self._drop_old())
-                self._wake.clear()
+            self._wake.clear()
+            try:
+                pause_s = self._look()
+            except Exception as error:  # noqa: BLE001  # whatever it is, a full disk say, it must not end the thread
+                structlog.get_logger().warning("changing the model has to wait", kind=type(error).__name__)
+                pause_s = RETRY_S
+            self._wake.wait(pause_s)
+
+    def _look(self) -> float:
+        """Do what there is to do; return the seconds until it is worth looking again."""
+        if unfinished := self._w.jobs.unfinished("reembed"):
+            self._work(unfinished[0])
+            return 0
+        with turn(self._w.changing, self._stopping) as is_mine:
+            if is_mine:
+                self._drop_cancelled()
+        return self._drop_old()
 
     def _begin(self, wishes: dict[str, Any]) -> Job:
         with self._beginning:
@@ -240,14 +248,23 @@ class Reembedding:
         except Exception as error:  # noqa: BLE001  whatever it is, what serves goes on serving
             self._fail(job, f"unforeseen: {type(error).__name__}")
         if job.status != "done":  # the switch has saved that itself
-            self._w.jobs.save(job)
+            self._save_end(job)
         # Why it failed is told by GET /jobs/{id}: it can name documents, or quote another program.
         log.info("re-embedding ended", job=job.id, status=job.status)
+
+    def _save_end(self, job: Job) -> None:
+        """Commit how a job ended, however often the disk refuses it: a restart would begin it again."""
+        while True:
+            try:
+                return self._w.jobs.save(job)
+            except IndexFault:
+                if self._stopping.wait(RETRY_S):
+                    return
 
     def _fail(self, job: Job, error: str) -> None:
         """What was encoded stays: beginning again with the same model goes on from there."""
         self._w.live().store.set_successor(None)
-        job.status, job.error = "failed", error
+        job.error, job.status = error, "failed"
 
     def _abandon(self, job: Job) -> None:
         """Drop what was begun; a generation that served before stays."""
@@ -407,8 +424,8 @@ class Reembedding:
         before = self._w.live().store.generation
         job.result = {"generation": number, "before": before, "seconds": round(seconds, 1)}
         self._w.catalog.generations.switch(number, job.id, json.dumps(job.result))
-        job.done, job.status = job.total, "done"
         self._w.take_over(live)
+        job.done, job.status = job.total, "done"  # last: whoever sees it may search at once
         return True
 
     def _heed(self, job: Job) -> None:

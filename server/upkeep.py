@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import structlog
 
@@ -16,8 +17,9 @@ from index.planner import READ_MS
 from index.two_pass import TwoPassIndex, vector_path
 from server.background import stand_back
 from server.budget import RESERVE_BYTES, Budget, budget_of, held_bytes, wish_of
+from server.job_threads import carry_out
 from server.jobs import Job, Jobs
-from server.memory import give_back, limit_bytes, room
+from server.memory import limit_bytes, room
 from server.settings import IndexSettings
 from server.store import LocalStore
 
@@ -138,36 +140,23 @@ class Upkeep:
 
     def _rebuild(self, task: _Task) -> None:
         job, log = task.job, structlog.get_logger()
-        job.begin()
+        carry_out(job, lambda: self._make_first_pass(task))
+        # One that failed is tried again as the rows grow; whoever cancels it doesn't want it begun again at once.
+        self._failed_at = 0 if job.status == "done" else self._index.n_rows
+        if job.status == "failed":
+            log.warning("making a first pass failed", detail=job.error)
+        elif job.result:
+            made = job.result["evidence"]
+            log.info("first pass made", rows=made["rows"], seconds=made["seconds"], **job.result["plan"])
+
+    def _make_first_pass(self, task: _Task) -> dict[str, Any] | None:
+        job = task.job
         self._measure_disk()
         wish = replace(task.wish, working_bytes=max(0, room().free_bytes - RESERVE_BYTES))
-        try:
-            report = self._index.rebuild(wish, self._read_ms(), lambda: self._is_unwanted(job), job.progress)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the thread
-            # The first pass in place goes on serving; the next growth tries again.
-            self._failed_at = self._index.n_rows
-            told = str(error) if isinstance(error, IndexFault) else f"unforeseen: {type(error).__name__}"
-            job.end("failed", told)
-            log.warning("making a first pass failed", kind=type(error).__name__, detail=told)
-            return
-        finally:
-            give_back()
-        if report is None and self._is_unwanted(job):
-            self._failed_at = self._index.n_rows  # whoever cancels it doesn't want it begun again at once
-            job.end("cancelled")
-            return
-        self._failed_at = 0
-        if report is not None:
-            job.result = {"plan": report.plan.told(), "evidence": report.evidence}
-        job.end("done")
+        report = self._index.rebuild(wish, self._read_ms(), lambda: self._is_unwanted(job), job.progress)
         if report is None:
-            return
-        log.info(
-            "first pass made",
-            rows=report.evidence["rows"],
-            seconds=report.evidence["seconds"],
-            **report.plan.told(),
-        )
+            return None if self._is_unwanted(job) else {}
+        return {"plan": report.plan.told(), "evidence": report.evidence}
 
     def _is_unwanted(self, job: Job) -> bool:
         return self._stopping.is_set() or job.wanted == "cancel"

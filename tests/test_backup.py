@@ -30,7 +30,7 @@ from server.backups.writing import write_backup
 from server.catalog import Catalog
 from server.catalog.schema import FORMAT_VERSION
 from server.errors import BackupDamagedError, ConflictError, FormatError, NotFoundError
-from server.jobs import Jobs
+from server.jobs import Job, Jobs
 from server.records import DocumentWrite, SavedJob
 from server.store import CATALOG_NAME, LocalStore
 from server.verification import verify
@@ -476,7 +476,7 @@ def test_backups_of_one_second_have_different_names_and_a_broken_one_is_listed_w
     monkeypatch.setattr(snapshots.time, "strftime", lambda *_: "twopass-20260101T000000Z")
     for _ in range(2):
         job = kept.begin()
-        kept._thread.join()
+        kept._threads.wait()
         assert (job.status, job.result["rows"], job.done == job.total) == ("done", 41, True)
     (tmp_path / "snapshots" / "broken.tar").write_bytes(b"x" * 2000)
     (tmp_path / "snapshots" / "other.txt").write_bytes(b"x")
@@ -489,6 +489,23 @@ def test_backups_of_one_second_have_different_names_and_a_broken_one_is_listed_w
     for name in ("broken.tar", "other.txt", "../lock", "..", ""):
         with pytest.raises(NotFoundError):
             kept.path(name)
+
+
+def test_the_next_backup_may_begin_as_soon_as_the_one_before_says_that_it_has_ended(kept, monkeypatch):
+    go_on, end = threading.Event(), Job.end
+
+    def end_and_linger(job, *how):
+        end(job, *how)
+        go_on.wait()
+
+    monkeypatch.setattr(Job, "end", end_and_linger)
+    first = kept.begin()
+    while not first.has_ended:
+        pass
+    second = kept.begin()
+    go_on.set()
+    kept._threads.wait()
+    assert (first.status, second.status, len(kept.all())) == ("done", "done", 2)
 
 
 def test_one_backup_at_a_time_and_what_a_kill_left_is_removed_at_start(kept, data_dir, tmp_path, monkeypatch):
@@ -504,7 +521,7 @@ def test_one_backup_at_a_time_and_what_a_kill_left_is_removed_at_start(kept, dat
     with pytest.raises(ConflictError, match="under way"):
         kept.begin()
     end.set()
-    kept._thread.join()
+    kept._threads.wait()
     assert job.status == "cancelled"
     folder = tmp_path / "snapshots"
     for name in ("a.tar.writing", "a.tar.catalog.writing", "a.tar.catalog.writing-journal", "b.tar"):

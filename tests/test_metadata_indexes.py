@@ -91,7 +91,7 @@ def catalog(tmp_path):
 
 def test_what_a_stop_interrupted_is_begun_anew_at_the_next_start(catalog):
     indexes = MetadataIndexes(catalog, jobs := Jobs(), [])
-    with indexes._turn:  # another index is being built
+    with indexes._threads._turn:  # another index is being built
         job = indexes.add("year")
         indexes.stop()
     indexes.close()
@@ -101,8 +101,7 @@ def test_what_a_stop_interrupted_is_begun_anew_at_the_next_start(catalog):
         indexes.add("month")
     again = MetadataIndexes(catalog, jobs := Jobs(), ["year"])
     again.start()
-    for thread in again._threads:
-        thread.join()
+    again._threads.wait()
     again.close()
     [job] = jobs.all()
     assert (job.wishes, job.status) == ({"path": "year"}, "done")
@@ -111,11 +110,10 @@ def test_what_a_stop_interrupted_is_begun_anew_at_the_next_start(catalog):
 
 def test_cancelling_the_job_forgets_the_index(catalog):
     indexes = MetadataIndexes(catalog, jobs := Jobs(), [])
-    with indexes._turn:  # another index is being built
+    with indexes._threads._turn:  # another index is being built
         job = indexes.add("year")
         jobs.ask(job.id, "cancel")
-    for thread in indexes._threads:
-        thread.join()
+    indexes._threads.wait()
     assert job.status == "cancelled"
     assert indexes.told() == []
     with pytest.raises(NotFoundError, match="no index of 'year'"):

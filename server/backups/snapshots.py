@@ -2,22 +2,19 @@
 
 import contextlib
 import re
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from index import durable
 from index.errors import IndexFault
-from server.background import stand_back
 from server.backups.reading import read_manifest
 from server.backups.writing import remove_leftovers, write_backup
 from server.catalog import Catalog
-from server.errors import ConflictError, NotFoundError, ServiceError, StoppingError
+from server.errors import NotFoundError, ServiceError
+from server.job_threads import JobThreads
 from server.jobs import Job, Jobs
-from server.memory import give_back
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.tar")
 
@@ -29,10 +26,7 @@ class Snapshots:
         """Remove what a backup that was killed has left; the folder is made with the first backup."""
         self._folder = folder
         self._catalog = catalog
-        self._jobs = jobs
-        self._stopping = threading.Event()
-        self._beginning = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._threads = JobThreads(jobs, "a backup")
         remove_leftovers(folder)
 
     def begin(self) -> Job:
@@ -43,16 +37,10 @@ class Snapshots:
             StoppingError: the server is shutting down.
             DiskFullError, StorageError: the folder can't be made.
         """
-        with self._beginning:
-            if self._stopping.is_set():
-                raise StoppingError("the server is shutting down")
-            if self._thread is not None and self._thread.is_alive():
-                raise ConflictError("a backup is under way", "Wait for it, or cancel its job.")
-            durable.make_folder(self._folder)
-            job = self._jobs.add(Job("backup", unit="bytes"))
-            self._thread = threading.Thread(target=self._run, args=[job], name="backup", daemon=True)
-            self._thread.start()
-        return job
+        self._threads.check_open()
+        durable.make_folder(self._folder)
+        job = Job("backup", unit="bytes")
+        return self._threads.begin(job, lambda stop: self._back_up(job, stop))
 
     def all(self) -> list[dict[str, Any]]:
         """Tell of every backup, the oldest first."""
@@ -72,35 +60,18 @@ class Snapshots:
 
     def stop(self) -> None:
         """Ask what is under way to end; nothing of it is kept."""
-        self._stopping.set()
+        self._threads.stop()
 
     def close(self) -> None:
         """Stop and wait."""
-        self.stop()
-        with self._beginning:
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+        self._threads.close()
 
-    def _run(self, job: Job) -> None:
-        stand_back()
-        job.begin()
-        try:
-            path = self._new_path()
-            manifest = write_backup(
-                self._catalog, path, lambda: self._stopping.is_set() or job.wanted == "cancel", job.progress
-            )
-        except (IndexFault, ServiceError) as error:
-            job.end("failed", str(error))
-        except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for the job's end
-            structlog.get_logger().warning("a backup failed", kind=type(error).__name__)
-            job.end("failed", f"unforeseen: {type(error).__name__}")
-        else:
-            if manifest is not None:
-                job.result = {"name": path.name, "bytes": path.stat().st_size, **manifest.told()}
-            job.end("done" if manifest is not None else "cancelled")
-        finally:
-            give_back()
+    def _back_up(self, job: Job, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        path = self._new_path()
+        manifest = write_backup(self._catalog, path, stop, job.progress)
+        if manifest is None:
+            return None
+        return {"name": path.name, "bytes": path.stat().st_size, **manifest.told()}
 
     def _new_path(self) -> Path:
         """Return a name by the time, in UTC, that isn't taken: clocks are set back."""
