@@ -158,8 +158,9 @@ class EncoderSettings(_Section):
     max_tokens: int | None = Field(default=None, ge=16, le=131_072)
     """Tokens that a model at `url` reads of a text. null: what the table of known models says, else 512."""
     idle_unload_s: int = Field(default=0, ge=0, le=604_800)
-    """Seconds without a text after which the model's process ends, to free its memory; the next text starts it
-    again and waits for that, about a second for the bundled model. 0: it stays."""
+    """Seconds without a text after which the model's memory is freed; the next text loads it again and waits for that,
+    about a second for the bundled model. It runs in a process of its own then, which takes 20 MiB more while it is
+    there. 0: it runs in the server's process, and stays. (torch always has a process of its own.)"""
     query_cache: int = Field(default=1000, ge=0, le=1_000_000)
     """Vectors of recent queries that are kept in memory, so that the same question isn't encoded again."""
     dim: int | None = Field(default=None, ge=1, le=MAX_DIM)

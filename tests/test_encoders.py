@@ -68,7 +68,7 @@ def encoder(bundled_export):
 class PipelineHere(TextModel):
     """A pipeline in this process: with one of its own for each small model, torch would be imported each time."""
 
-    def __init__(self, folder, weights_sha256, prompts):
+    def __init__(self, folder, weights_sha256, prompts, idle_unload_s):
         self.pipeline = load_torch_model(folder, weights_sha256, (prompts[QUERY], prompts[DOCUMENT]))
         self.fingerprint = self.pipeline.fingerprint
         self.token_counter = self.pipeline.token_counter
@@ -825,7 +825,10 @@ def test_no_model_means_no_encoder(tmp_path):
     assert load_encoder(EncoderSettings(model="none", dim=8), PassageSettings(), tmp_path) is None
 
 
-def test_loading_and_encoding_are_silent_and_offline_and_import_no_runtime(bundled_export, tmp_path):
+@pytest.mark.parametrize(("idle_unload_s", "imported"), [(0, ["onnxruntime"]), (3600, [])])
+def test_loading_and_encoding_are_silent_and_offline_and_import_no_more_than_it_takes(
+    bundled_export, tmp_path, idle_unload_s, imported
+):
     code = """
 import json, sys
 events = []
@@ -835,7 +838,8 @@ from server.encoders.loading import load_encoder
 from server.settings import EncoderSettings, PassageSettings
 load_encoder(EncoderSettings(model="none", dim=8), PassageSettings(), Path("models"))
 early = sorted({"tokenizers", "semantic_text_splitter"} & set(sys.modules))
-encoder = load_encoder(EncoderSettings(), PassageSettings(), Path(sys.argv[1]))
+settings = EncoderSettings(idle_unload_s=int(sys.argv[2]))
+encoder = load_encoder(settings, PassageSettings(), Path(sys.argv[1]))
 shape = encoder.encode_queries(["noon"]).shape
 encoder.close()
 heavy = sorted({"torch", "transformers", "sentence_transformers", "onnxruntime", "onnx"} & set(sys.modules))
@@ -844,14 +848,14 @@ print(json.dumps({"early": early, "heavy": heavy, "shape": shape, "network": ask
 """
     environ = {"PYTHONPATH": str(REPOSITORY), "PATH": "", "HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(bundled_export)],
+        [sys.executable, "-c", code, str(bundled_export), str(idle_unload_s)],
         cwd=tmp_path,
         env=environ,
         capture_output=True,
         text=True,
     )
     assert done.stderr == ""
-    assert json.loads(done.stdout) == {"early": [], "heavy": [], "shape": [1, 384], "network": []}
+    assert json.loads(done.stdout) == {"early": [], "heavy": imported, "shape": [1, 384], "network": []}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -35,7 +35,9 @@ QUERY = Role.QUERY
 @pytest.fixture(scope="module")
 def encoder(bundled_export):
     """The bundled model in a process of its own. No cache: each query is to reach the process."""
-    encoder = load_encoder(EncoderSettings(query_cache=0), PassageSettings(), bundled_export)
+    encoder = load_encoder(
+        EncoderSettings(query_cache=0, idle_unload_s=3600), PassageSettings(), bundled_export
+    )
     yield encoder
     encoder.close()
 
@@ -275,7 +277,7 @@ def test_the_batches_that_are_encoded_at_once_share_the_cores(cores, whole, coar
 
 
 def test_closing_ends_the_process(bundled_export):
-    encoder = load_encoder(EncoderSettings(), PassageSettings(), bundled_export)
+    encoder = load_encoder(EncoderSettings(idle_unload_s=3600), PassageSettings(), bundled_export)
     with watched(encoder._model._process.pid) as ended:
         encoder.close()
         assert ended()
@@ -301,7 +303,7 @@ def test_torch_runs_in_a_process_of_its_own_and_gives_the_vectors_of_the_export(
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A server of which one search and one ingest may wait."""
-    settings = {"limits__waiting_requests": 1, "encoder__query_cache": 0}
+    settings = {"limits__waiting_requests": 1, "encoder__query_cache": 0, "encoder__idle_unload_s": 3600}
     with serving(tmp_path_factory.mktemp("served"), **settings) as server:
         assert add(server, "The tide came in.").status_code == 201
         yield server
@@ -377,7 +379,11 @@ def test_an_idle_models_process_ends_and_the_next_search_starts_another(tmp_path
 
 
 def test_ctrl_c_ends_the_server_in_peace_and_the_process_with_it(tmp_path, serve):
-    with serve(tmp_path, program=("-c", IN_A_GROUP)) as server, watched(model_process(server)) as ended:
+    apart = {"encoder__idle_unload_s": 3600}
+    with (
+        serve(tmp_path, program=("-c", IN_A_GROUP), **apart) as server,
+        watched(model_process(server)) as ended,
+    ):
         os.killpg(server.process.pid, signal.SIGINT)  # as the terminal does
         assert server.end() == 0
         assert ended()

@@ -58,14 +58,24 @@ def pack_tokens(ids: Sequence[NDArray[np.int32]]) -> bytes:
 
 
 def unpack_tokens(content: bytearray, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token ids and attention mask of a batch, int64 (n_texts, longest), padded at the end."""
+    """As `padded`, of what `pack_tokens` made."""
     numbers = np.frombuffer(content, "<i4")
     n_texts = int(numbers[0])
-    lengths = numbers[1 : 1 + n_texts]
+    return padded(numbers[1 : 1 + n_texts], numbers[1 + n_texts :], pad_id)
+
+
+def padded(
+    lengths: NDArray[np.int32], all_ids: NDArray[np.int32], pad_id: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token ids and attention mask of a batch, int64 (n_texts, longest), padded at the end.
+
+    Args:
+        lengths: int32 (n_texts,), tokens of each. all_ids: int32 (their sum,), one text behind the other.
+    """
     longest = int(lengths.max(initial=1))  # a text of no tokens still needs a column
     mask = np.arange(longest) < lengths[:, None]  # (n_texts, longest)
     ids = np.full(mask.shape, pad_id, np.int64)
-    ids[mask] = numbers[1 + n_texts :]
+    ids[mask] = all_ids
     return ids, mask.astype(np.int64)
 
 

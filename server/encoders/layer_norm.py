@@ -27,6 +27,7 @@ class LayerNormed:
         self.fingerprint: Fingerprint = replace(own, pooling=pooling)
         self.token_counter = model.token_counter
         self.lanes = model.lanes
+        self.patience_s = model.patience_s
         self.rest = model.rest
         self.close = model.close
 

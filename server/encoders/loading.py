@@ -1,5 +1,6 @@
 """From the settings to a running encoder."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from server.encoders.model_files import (
     file_digests,
     read_prompts,
 )
+from server.encoders.packages import NO_TELEMETRY
 from server.memory import give_back
 from server.settings import EncoderSettings, PassageSettings
 
@@ -35,7 +37,8 @@ def load_encoder(
     """Find, check, load and try out the model; None for `none`, where clients bring the vectors.
 
     Takes a second, and the first time with a model some ten more: it is made into an ONNX file, in `models_dir`.
-    The model runs in a process of its own; torch is imported there or not at all. The network is used only for a
+    What was exported runs in this process, unless it is to end when nobody asks; torch is imported in a process of its
+    own or not at all. The network is used only for a
     hub name that is not in `models_dir` yet, and for a model at a URL. Whoever calls this closes the encoder.
 
     `stored` is the fingerprint of the data there is, if any: with it, a program at a URL may be down for now.
@@ -54,9 +57,7 @@ def load_encoder(
 
     model = load_model(encoder, models_dir)
     try:
-        local = LocalEncoder(
-            model, encoder.batch_tokens, passages, encoder.query_cache, encoder.idle_unload_s
-        )
+        local = LocalEncoder(model, encoder.batch_tokens, passages, encoder.query_cache)
     except BaseException:
         model.close()
         raise
@@ -65,7 +66,7 @@ def load_encoder(
 
 
 def load_model(encoder: EncoderSettings, models_dir: Path) -> Model[Any]:
-    """The model of `load_encoder`, running in its process. Raises as that does."""
+    """The model of `load_encoder`, ready to run. Raises as that does."""
     folder = find_model(encoder.model, models_dir)
     digests = file_digests(folder.path)
     if encoder.model == "bundled":
@@ -87,7 +88,7 @@ def load_model(encoder: EncoderSettings, models_dir: Path) -> Model[Any]:
     if model is None:
         from server.encoders.pipeline_model import open_pipeline
 
-        model = open_pipeline(folder, weights_sha256, prompts)
+        model = open_pipeline(folder, weights_sha256, prompts, encoder.idle_unload_s)
     if facts is not None and facts.layer_norm and STEP not in model.fingerprint.pooling.split("+"):
         return LayerNormed(model)
     return model
@@ -130,12 +131,11 @@ def _open_exported(
     models_dir: Path,
 ) -> Model[Any]:
     """The model in ONNX Runtime, exported before or now. Raises ExportFailed, TorchMissing."""
+    os.environ.update(NO_TELEMETRY)  # before ONNX Runtime is imported
     from tokenizers import Tokenizer
 
     from server.encoders.exports import find_export, make_export, shipped_dir
-    from server.encoders.onnx_model import OnnxModel
     from server.encoders.tokens import TokenCounter
-    from server.encoders.worker_process import WorkerProcess
 
     export = (
         find_export(models_dir, weights_sha256, encoder.precision)
@@ -143,10 +143,6 @@ def _open_exported(
         or make_export(folder, weights_sha256, encoder.precision, encoder.int8_min_cosine, models_dir)
     )
     threads, lanes = threads_and_lanes(n_cores(), encoder.precision)
-    process = WorkerProcess(
-        {"runtime": "onnx", "folder": str(export.folder), "threads": threads, "pad_id": export.pad_id}, lanes
-    )
-    process.start()
     # Prompts are put before the texts here, so that others need no other export.
     fingerprint = replace(
         export.fingerprint,
@@ -155,4 +151,16 @@ def _open_exported(
         document_prompt=prompts[Role.DOCUMENT],
     )
     counter = TokenCounter(Tokenizer.from_file(str(export.folder / "tokenizer.json")), prompts)
-    return OnnxModel(process, fingerprint, counter)
+    if not encoder.idle_unload_s:
+        from server.encoders.onnx_model import OnnxModel, open_runner
+
+        runner = open_runner(export.folder, threads, export.pad_id)
+        return OnnxModel(runner, fingerprint, counter, lanes)
+    from server.encoders.onnx_apart import OnnxModelApart
+    from server.encoders.worker_process import WorkerProcess
+
+    process = WorkerProcess(
+        {"runtime": "onnx", "folder": str(export.folder), "threads": threads, "pad_id": export.pad_id}, lanes
+    )
+    process.start()
+    return OnnxModelApart(process, fingerprint, counter, encoder.idle_unload_s)

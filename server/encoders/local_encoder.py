@@ -1,4 +1,4 @@
-"""The encoder whose model runs on this machine, in a process of its own."""
+"""The encoder whose model runs on this machine."""
 
 import threading
 from collections import deque
@@ -35,7 +35,6 @@ class LocalEncoder:
         batch_tokens: int,
         passages: PassageSettings,
         query_cache: int = 0,
-        idle_unload_s: int = 0,
     ) -> None:
         """Start the model's threads. `query_cache` is in queries.
 
@@ -52,7 +51,7 @@ class LocalEncoder:
         self._splitter = PassageSplitter(model.token_counter, max_tokens, passages.overlap_tokens)
         self._batches_ahead = 1 + model.lanes.of_documents
         line = JobLine(batch_tokens, model.lanes)
-        self._queue = EncodingQueue(model.embed, line, idle_unload_s, model.rest)
+        self._queue = EncodingQueue(model.embed, line, model.patience_s, model.rest)
         self.query_cache = QueryCache(model.fingerprint, query_cache)
 
     @property

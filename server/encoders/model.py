@@ -44,6 +44,11 @@ class Model(Protocol[T]):
         """How many threads may call `embed` at once, and how many of them with documents."""
         ...
 
+    @property
+    def patience_s(self) -> float:
+        """Seconds without texts after which `rest` is worth while; 0: it never is."""
+        ...
+
     def prepare(self, texts: Sequence[str], role: Role) -> Prepared[T]:
         """Make the inputs of `embed`, each text tokenised once. Any thread; doesn't wait for the model."""
         ...
@@ -77,6 +82,7 @@ class TextModel:
 
     token_counter: "TokenCounter"
     lanes = ONE_LANE
+    patience_s: float = 0
 
     def prepare(self, texts: Sequence[str], role: Role) -> Prepared[str]:
         return Prepared(texts, self.token_counter.count(texts, role))

@@ -1,34 +1,52 @@
-"""An exported model, as the server sees it: texts are tokenised here, vectors come from a process of their own."""
+"""An exported model in the server's own process.
+
+That takes 20 MiB and a quarter of a millisecond a query less than one beside it, which has a Python of its own and is
+handed everything.
+"""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.encoders.cores import Lanes
+from server.encoders.errors import ModelDamaged, first_line
 from server.encoders.fingerprint import Fingerprint, Role
-from server.encoders.frames import Kind, pack_tokens, unpack_vectors
-from server.encoders.model import Prepared
+from server.encoders.onnx_runner import LARGE_FOR_S, OnnxRunner
+from server.encoders.token_model import TokenModel
 from server.encoders.tokens import TokenCounter
-from server.encoders.worker_process import WorkerProcess
+from server.memory import give_back
 
 
-class OnnxModel:
-    """The methods are those of the Model protocol; its inputs are token ids, int32 (n_tokens,)."""
+class OnnxModel(TokenModel):
+    """The methods are those of the Model protocol.
 
-    def __init__(self, process: WorkerProcess, fingerprint: Fingerprint, counter: TokenCounter) -> None:
-        self._process = process
-        self.fingerprint = fingerprint
-        self.token_counter = counter
-        self.lanes = process.lanes
+    What large batches left behind is given back a second after the last text, or by a small batch before.
+    """
 
-    def prepare(self, texts: Sequence[str], role: Role) -> Prepared[NDArray[np.int32]]:
-        return Prepared(*self.token_counter.ids(texts, role, self.fingerprint.max_tokens))
+    def __init__(
+        self, runner: OnnxRunner, fingerprint: Fingerprint, counter: TokenCounter, lanes: Lanes
+    ) -> None:
+        super().__init__(fingerprint, counter, lanes, LARGE_FOR_S)
+        self._runner: OnnxRunner | None = runner
 
     def embed(self, inputs: Sequence[NDArray[np.int32]], role: Role) -> NDArray[np.float32]:
-        return unpack_vectors(self._process.encode(Kind.TOKENS, pack_tokens(inputs)))
+        assert self._runner is not None  # nobody calls after close
+        return self._runner.embed(inputs)
 
     def rest(self) -> None:
-        self._process.end()
+        if self._runner is not None and self._runner.patience_s is not None:
+            self._runner.rest()
 
     def close(self) -> None:
-        self._process.end()
+        self._runner = None
+        give_back()
+
+
+def open_runner(folder: Path, threads: int, pad_id: int) -> OnnxRunner:
+    """Load an exported model here. Raises ModelDamaged."""
+    try:
+        return OnnxRunner(folder, threads, pad_id)
+    except Exception as error:  # a foreign runtime over foreign files
+        raise ModelDamaged(f"the model can't be loaded: {first_line(error)}") from error

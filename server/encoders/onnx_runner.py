@@ -1,17 +1,19 @@
-"""Token ids in, vectors out, by ONNX Runtime: the part of an exported model that runs in the encoder process.
+"""Token ids in, vectors out, by ONNX Runtime: an exported model at work, in whichever process.
 
 Imports numpy, onnxruntime and little else: every import is memory that a small machine lacks.
 """
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnxruntime import RunOptions
 
-from server.encoders.frames import pack_vectors, unpack_tokens
+from server.encoders.frames import pack_vectors, padded, unpack_tokens
 from server.encoders.onnx_session import open_session
 from server.memory import give_back
 
@@ -38,14 +40,23 @@ class OnnxRunner:
         return {}
 
     def encode(self, content: bytearray) -> bytes:
-        ids, mask = unpack_tokens(content, self._pad_id)  # (n_texts, longest)
+        return pack_vectors(self._run(*unpack_tokens(content, self._pad_id)))
+
+    def embed(self, texts: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Encode one batch. texts: of each its token ids, int32 (n_tokens,). Returns float32 (n_texts, dim)."""
+        lengths = np.array([len(each) for each in texts], np.int32)
+        return self._run(*padded(lengths, np.concatenate(texts), self._pad_id))
+
+    def _run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """ids and mask: int64 (n_texts, longest)."""
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         feed = {name: array for name, array in inputs.items() if name in self._names}
         shrink = self._is_time_to_shrink(ids.size)
         [vectors] = self._session.run(["vectors"], feed, self._shrinking if shrink else None)
         if shrink:
             give_back()
-        return pack_vectors(vectors)
+        found: NDArray[np.float32] = vectors
+        return found
 
     @property
     def patience_s(self) -> float | None:
@@ -53,7 +64,7 @@ class OnnxRunner:
         return None if until is None else max(0.0, until - time.monotonic())
 
     def rest(self) -> None:
-        self.encode(bytearray(np.array([1, 1, self._pad_id], "<i4").tobytes()))  # a text of one token
+        self.embed([np.array([self._pad_id], np.int32)])
 
     def _is_time_to_shrink(self, n_tokens: int) -> bool:
         """Whether this batch is to give back what large ones before it left; true for one batch only."""

@@ -1,6 +1,6 @@
 """How ONNX Runtime is set up to serve: little memory, and no core kept busy with waiting.
 
-Imports numpy and onnxruntime and nothing of the server: this runs in the encoder process, which is to stay small.
+Imports numpy and onnxruntime and nothing of the server: it runs in a process of its own too, which is to stay small.
 """
 
 import json

@@ -1,8 +1,11 @@
-"""What only full installations have: the packages that make a model into what ONNX Runtime runs."""
+"""The packages that run models: what only full installations have, and what one of them must be told."""
 
 import importlib.util
 
 from server.encoders.errors import TorchMissing
+
+# ONNX Runtime makes up a number for the device and keeps it in the user's cache folder, unless it is told not to.
+NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
 
 FULL_ONLY = ("torch", "sentence_transformers", "onnx")
 

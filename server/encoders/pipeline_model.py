@@ -18,10 +18,13 @@ from server.encoders.worker_process import WorkerProcess
 class PipelineModel(TextModel):
     """The methods are those of the Model protocol; it takes the texts themselves."""
 
-    def __init__(self, process: WorkerProcess, fingerprint: Fingerprint, counter: TokenCounter) -> None:
+    def __init__(
+        self, process: WorkerProcess, fingerprint: Fingerprint, counter: TokenCounter, patience_s: float
+    ) -> None:
         self._process = process
         self.fingerprint = fingerprint
         self.token_counter = counter
+        self.patience_s = patience_s
 
     def embed(self, inputs: Sequence[str], role: Role) -> NDArray[np.float32]:
         batch = pack_json({"texts": list(inputs), "role": role})
@@ -34,8 +37,12 @@ class PipelineModel(TextModel):
         self._process.end()
 
 
-def open_pipeline(folder: ModelFolder, weights_sha256: str, prompts: dict[Role, str]) -> PipelineModel:
+def open_pipeline(
+    folder: ModelFolder, weights_sha256: str, prompts: dict[Role, str], idle_unload_s: float
+) -> PipelineModel:
     """Start the process and wait until it has loaded the model: seconds, and 400 MiB for torch alone.
+
+    After so many seconds without a text it ends, until the next; 0: it stays.
 
     Raises:
         TorchMissing, ModelDamaged, ModelNotSupported, EncoderUnavailable: see there.
@@ -55,4 +62,4 @@ def open_pipeline(folder: ModelFolder, weights_sha256: str, prompts: dict[Role, 
     counter = TokenCounter(
         Tokenizer.from_str(about["tokenizer"]), prompts, lambda _, role: int(about["probe_tokens"][role])
     )
-    return PipelineModel(process, Fingerprint.from_json(about["fingerprint"]), counter)
+    return PipelineModel(process, Fingerprint.from_json(about["fingerprint"]), counter, idle_unload_s)

@@ -18,9 +18,8 @@ from server.encoders import errors
 from server.encoders.cores import ONE_LANE, Lanes
 from server.encoders.errors import EncoderError, EncoderUnavailable, ModelDamaged
 from server.encoders.frames import Frame, Kind, pack_json, receive, send, unpack_json
+from server.encoders.packages import NO_TELEMETRY
 
-# ONNX Runtime makes up a number for the device and keeps it in the user's cache folder, unless it is told not to.
-NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
 PACKAGE_FOLDER = Path(__file__).parents[2]
 END_S = 5.0  # an idle process is gone in milliseconds
 LONGEST_LINE = 500  # characters of one line of its output that are logged
