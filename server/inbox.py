@@ -151,7 +151,8 @@ class Inbox:
             return
         if job.status != "running":
             job.done = job.total - self._table.n_waiting(job.id)
-            job.begin("encoding")
+            if not job.begin("encoding"):
+                return  # a pause was asked for, and told, since the job was chosen
         with self._using() as live:
             numbers, checked = [], []
             for document in documents:

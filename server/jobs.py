@@ -52,25 +52,34 @@ class Job:
         """Whether nothing more will happen to it."""
         return self.status in ENDED
 
-    def begin(self, stage: str = "") -> None:
-        """Say that the work goes on from here: at its start, after a restart, after a wait."""
-        self.status, self.stage = "running", stage
-        self.pace.start(self.done)
+    def begin(self, stage: str = "") -> bool:
+        """Say that the work goes on from here: at its start, after a restart, after a wait.
+
+        Nothing is said, and False returned, where meanwhile something else is wanted.
+        """
+        with self._asked:
+            if self.wanted == "run":
+                self.status, self.stage = "running", stage
+                self.pace.start(self.done)
+            return self.wanted == "run"
 
     def wait(self, why: str) -> None:
         """Say what the work waits for; `begin` says that it goes on."""
-        self.status, self.stage = "waiting", why
+        with self._asked:
+            self.status, self.stage = "waiting", why
 
     def end(self, status: Literal["done", "failed", "cancelled"], error: str | None = None) -> None:
         """Say how it ended."""
-        if status == "done":
-            self.done = self.total
-        self.stage, self.error, self.status = "", error, status
+        with self._asked:
+            if status == "done":
+                self.done = self.total
+            self.stage, self.error, self.status = "", error, status
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Say how far the work is."""
-        self.stage, self.done, self.total = stage, done, total
-        self.pace.mark(done)
+        with self._asked:
+            self.stage, self.done, self.total = stage, done, total
+            self.pace.mark(done)
 
     def ask(self, what: Asked) -> None:
         """Ask for a pause, for going on, or for an end; the thread that does the work sees it in `wanted`.
@@ -114,25 +123,26 @@ class Job:
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON."""
-        rate = self.pace.rate() if self.status == "running" else None
-        eta_s = round((self.total - self.done) / rate, 1) if rate and 0 < self.done < self.total else None
-        return {
-            "id": self.id,
-            "type": self.type,
-            "status": self.status,
-            "stage": self.stage,
-            "progress": {
-                "done": self.done,
-                "total": self.total,
-                "unit": self.unit,
-                "rate": None if rate is None else round(rate, 1),
-                "eta_s": eta_s,
-            },
-            "wishes": self.wishes,
-            "created_at": datetime.fromtimestamp(self.created_at, UTC).isoformat(timespec="milliseconds"),
-            "error": self.error,
-            "result": self.result,
-        }
+        with self._asked:  # all of one moment
+            rate = self.pace.rate() if self.status == "running" else None
+            eta_s = round((self.total - self.done) / rate, 1) if rate and 0 < self.done < self.total else None
+            return {
+                "id": self.id,
+                "type": self.type,
+                "status": self.status,
+                "stage": self.stage,
+                "progress": {
+                    "done": self.done,
+                    "total": self.total,
+                    "unit": self.unit,
+                    "rate": None if rate is None else round(rate, 1),
+                    "eta_s": eta_s,
+                },
+                "wishes": self.wishes,
+                "created_at": datetime.fromtimestamp(self.created_at, UTC).isoformat(timespec="milliseconds"),
+                "error": self.error,
+                "result": self.result,
+            }
 
 
 class Jobs:

@@ -22,11 +22,14 @@ from typer.testing import CliRunner
 
 from server import uploading
 from server.api import streams
+from server.app import open_collection
 from server.catalog import Catalog
-from server.checking import content_hash
+from server.catalog.job_table import JobTable
+from server.checking import NewDocument, content_hash
 from server.cli import app
 from server.client import Client
 from server.collection import DRIFT_ROWS
+from server.settings import EncoderSettings, Settings
 from server.uploading import IngestReport, follow, ingest
 from server.verification import verify
 
@@ -328,6 +331,27 @@ def test_a_program_that_refuses_everything_costs_no_document(lasting, monkeypatc
     monkeypatch.undo()
     ask(server, job, "resume")
     assert ended(server, job)["result"]["created"] == 20
+
+
+def test_a_job_of_which_a_pause_is_told_is_not_begun_any_more(tmp_path, monkeypatch):
+    """Asked for at the worst moment: the thread has chosen the job, and reads what it is to store."""
+    real, asked = JobTable.waiting, []
+
+    def waiting(table, job, *limits):
+        if not asked:
+            asked.append(collection.jobs.ask(job, "pause").status)
+        return real(table, job, *limits)
+
+    monkeypatch.setattr(JobTable, "waiting", waiting)
+    with open_collection(
+        Settings(data_dir=tmp_path, encoder=EncoderSettings(model="none", dim=2))
+    ) as collection:
+        paused, next_one = (
+            collection.accept([NewDocument(name, None, {}, np.ones(2, np.float32))]).job for name in "ab"
+        )
+        while not next_one.has_ended:
+            pass
+        assert (asked, paused.status, collection.catalog.jobs.n_waiting()) == (["paused"], "paused", 1)
 
 
 # The command line, and the client beneath it

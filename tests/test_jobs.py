@@ -170,6 +170,52 @@ def test_a_paused_job_stands_still_until_something_else_is_wanted(then, wanted, 
     assert (job.wanted, job.status) == (wanted, status)
 
 
+class Meddled(str):
+    """It is `waiting`; while somebody compares it with that, another thread does something, or waits for whoever compares."""
+
+    def meddle(self, what):
+        self.thread = threading.Thread(target=what)
+        return self
+
+    def __eq__(self, other):
+        if other == "waiting" and not self.thread.ident:
+            self.thread.start()
+            self.thread.join(0.2)  # only a thread that waits for us takes longer
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_a_job_that_ends_while_a_pause_is_asked_for_has_ended():
+    job = Job("reembed", is_durable=True)
+    job.status = status = Meddled("waiting").meddle(lambda: job.end("done"))
+    job.ask("pause")
+    status.thread.join(30)
+    assert job.status == "done"
+
+
+def test_a_job_is_told_as_it_is_at_one_moment():
+    job = Job("ingest", total=3)
+
+    class Pace:
+        """Asked for while the job is told."""
+
+        def rate(self):
+            going_on.start()
+            going_on.join(0.2)  # only a thread that waits for us takes longer
+
+        def start(self, done):
+            pass
+
+    job.begin("encoding")
+    job.pace = Pace()
+    going_on = threading.Thread(target=lambda: job.wait("no room"))
+    told = job.told()
+    going_on.join(30)
+    assert (told["status"], told["stage"], told["progress"]["rate"]) == ("running", "encoding", None)
+    assert (job.status, job.stage) == ("waiting", "no room")
+
+
 def test_a_paused_job_stops_with_the_server_and_stays_paused():
     job, stopping = Job("reembed", is_durable=True), threading.Event()
     job.ask("pause")

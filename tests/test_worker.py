@@ -163,6 +163,25 @@ def test_a_process_that_dies_over_batches_is_started_again_and_the_batches_with_
     assert len(logged) == 1  # of several threads that see it die, one clears it away
 
 
+def test_of_two_threads_that_find_it_dead_one_clears_it_away_and_neither_the_next(spec):
+    """The other one comes between the first one's look and what it does about it."""
+    process, batch = WorkerProcess(spec), frames.pack_tokens([np.array([101, 2, 102], np.int32)])
+    process.start()
+    dead = process._running
+
+    def look(poll=dead.process.poll):
+        dead.process.poll = poll
+        process.encode(Kind.TOKENS, batch)
+        return poll()
+
+    kill(process.pid)
+    dead.process.poll = look
+    with structlog.testing.capture_logs() as logged:
+        process.encode(Kind.TOKENS, batch)
+    process.end()
+    assert [each["event"] for each in logged] == ["the model's process died"]
+
+
 def test_a_batch_over_which_two_processes_died_is_refused_and_later_ones_are_not(encoder, spec, monkeypatch):
     doomed = Doomed(spec)
     monkeypatch.setattr(encoder._model, "_process", doomed)

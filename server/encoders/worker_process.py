@@ -101,8 +101,9 @@ class WorkerProcess:
 
     def _alive(self) -> "_Running":
         """The running process, or a fresh one if it isn't there, or died between two batches."""
-        if self._running is not None and self._running.process.poll() is not None:
-            self._bury(self._running)
+        running = self._running  # another thread may clear it away, or start the next, at any moment
+        if running is not None and running.process.poll() is not None:
+            self._bury(running)
         with self._changing:
             if self._running is None:
                 self._start()
