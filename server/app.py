@@ -214,7 +214,7 @@ def serve(settings: Settings) -> int:
             ),
         )
         server.run(sockets=[listener])
-        log.info("stopped")
+    log.info("stopped")  # and another may use the data
     return 0
 
 

@@ -170,16 +170,14 @@ class Collection:
 
     def rebuild(self, wishes: RebuildWishes) -> Job:
         """Have the first pass made anew; returns at once. What isn't wished for is as the settings say."""
-        upkeep = self._live.upkeep
-        wish = upkeep.wish()
-        dim = self.store.shape.dim
-        if wishes.prefix_dim is not None and wishes.prefix_dim > dim:
-            raise InputError(
-                f"prefix_dim is {wishes.prefix_dim}, but the vectors have {dim} dimensions", "prefix_dim"
-            )
-        return upkeep.rebuild(
-            replace(wish, **{name: value for name, value in vars(wishes).items() if value is not None})
-        )
+        wished_for = {name: value for name, value in vars(wishes).items() if value is not None}
+        with self._using() as live:
+            dim = live.store.shape.dim
+            if wishes.prefix_dim is not None and wishes.prefix_dim > dim:
+                raise InputError(
+                    f"prefix_dim is {wishes.prefix_dim}, but the vectors have {dim} dimensions", "prefix_dim"
+                )
+            return live.upkeep.rebuild(replace(live.upkeep.wish(), **wished_for))
 
     def get(self, identifier: str) -> tuple[Document, bool]:
         """Return one document, and whether it or a newer version of it waits to be encoded. Raises NotFoundError."""

@@ -112,10 +112,13 @@ class Upkeep:
         self._wake.put(None)
 
     def close(self) -> None:
-        """Stop and wait."""
+        """Stop and wait; jobs whose turn hasn't come are ended. Nobody may ask for anything any more."""
         self.stop()
         if self._thread is not None:
             self._thread.join()
+        while not self._wake.empty():
+            if isinstance(task := self._wake.get(), _Task):
+                task.job.end("cancelled", "other files took this index's place before its turn; begin it again")
 
     @property
     def _index(self) -> TwoPassIndex:

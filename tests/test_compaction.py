@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from server.app import open_collection
 from server.catalog import Catalog
 from server.checking import NewDocument
 from server.cli import app
+from server.collection import RebuildWishes
 from server.compacting import Compacting
 from server.errors import ConflictError
 from server.jobs import Job, Jobs
@@ -30,6 +32,7 @@ from server.records import DocumentWrite
 from server.row_copying import RowCopying
 from server.settings import Settings
 from server.store import LocalStore
+from server.upkeep import Upkeep
 from server.verification import verify
 
 DIM = 48
@@ -247,6 +250,36 @@ def test_searches_and_writes_go_on_meanwhile_and_no_document_is_lost_or_comes_ba
             assert f"d{n:05}" in [hit["id"] for hit in hits]
         server.stop()
     assert verify(tmp_path, lambda *_: None).problems == []
+
+
+def test_a_rebuild_asked_for_while_the_generations_change_places_is_ended_with_the_reason(
+    tmp_path, monkeypatch
+):
+    rebuild, is_asked, has_changed = Upkeep.rebuild, threading.Event(), threading.Event()
+
+    def late(upkeep, wish):
+        is_asked.set()
+        assert has_changed.wait(60)
+        return rebuild(upkeep, wish)
+
+    settings = Settings.model_validate({
+        "data_dir": tmp_path, "encoder": {"model": "none", "dim": DIM}, "index": {"prefix_dim": 32},
+    })  # fmt: skip
+    with open_collection(settings) as collection, ThreadPoolExecutor() as threads:
+        collection.add([NewDocument(f"d{n}", None, {}, VECTORS[n]) for n in range(20)])
+        collection.delete(["d7"])
+        monkeypatch.setattr(Upkeep, "rebuild", late)
+        old_thread = collection._live.upkeep._thread
+        asking = threads.submit(collection.rebuild, RebuildWishes())
+        assert is_asked.wait(60)
+        compaction = collection.compacting.begin()
+        old_thread.join(60)
+        has_changed.set()
+        job = asking.result(60)
+        while not compaction.has_ended:
+            pass
+        assert (job.status, compaction.status) == ("cancelled", "done")
+        assert job.error.endswith("begin it again")
 
 
 FAILING = """

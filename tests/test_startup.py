@@ -225,6 +225,25 @@ def test_a_read_only_data_directory_is_refused(tmp_path):
     assert status == 1 and "Permission denied" in words and "Traceback" not in words
 
 
+CLOSING_IS_LOGGED = """
+import structlog
+from index.durable import DirectoryLock
+from server.cli import main
+leave = DirectoryLock.__exit__
+def told(*args):
+    leave(*args)
+    structlog.get_logger().info("the data are free")
+DirectoryLock.__exit__ = told
+main()
+"""
+
+
+def test_that_it_has_stopped_is_said_when_another_may_use_the_data(tmp_path, serve):
+    with serve(tmp_path, ("-c", CLOSING_IS_LOGGED), **BROUGHT) as server:
+        assert server.stop() == 0
+        assert [line["event"] for line in server.log][-2:] == ["the data are free", "stopped"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_middle_of_an_ingest_ends_cleanly_with_nothing_half_stored(tmp_path, serve, how):
     texts = [f"Sentence number {i} about something else than sentence {i + 1}. " * 12 for i in range(600)]
