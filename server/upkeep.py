@@ -118,7 +118,9 @@ class Upkeep:
             self._thread.join()
         while not self._wake.empty():
             if isinstance(task := self._wake.get(), _Task):
-                task.job.end("cancelled", "other files took this index's place before its turn; begin it again")
+                task.job.end(
+                    "cancelled", "other files took this index's place before its turn; begin it again"
+                )
 
     @property
     def _index(self) -> TwoPassIndex:

@@ -9,11 +9,13 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +101,34 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # another file system
         shutil.copyfile(source, target)
+
+
+@contextlib.contextmanager
+def beside(*calls: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Run calls in threads beside the block, each with an event that is set once the block has ended, however it did.
+
+    All have returned behind it; what one of them raised is raised here, and not in another test.
+    """
+    is_over = threading.Event()
+    with ThreadPoolExecutor(len(calls)) as threads:
+        running = [threads.submit(call, is_over) for call in calls]
+        try:
+            yield
+        finally:
+            is_over.set()
+    for each in running:
+        each.result()
+
+
+@contextlib.contextmanager
+def kept_port() -> Iterator[int]:
+    """A port on 127.0.0.1 at which nobody answers but the servers that are told to, and that no other is given."""
+    with socket.socket() as keeper:
+        keeper.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # for those who listen at it beside this one
+        keeper.bind(("127.0.0.1", 0))
+        yield keeper.getsockname()[1]
 
 
 class Server:

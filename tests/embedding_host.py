@@ -47,7 +47,8 @@ class Host:
         self.seed = ""  # another one is another model
         # Every batch of documents, texts that begin with "Number", takes one: tests decide how many pass.
         self.gate = threading.Semaphore(10**9)
-        self.n_held = 0  # batches that wait at the gate
+        self.gated = ""  # the model whose documents it is for; "": of every one
+        self.n_held = 0  # batches that the gate has no place for
         self._lock = threading.Lock()
         host = self
 
@@ -81,12 +82,14 @@ class Host:
             return 503, {"error": {"message": "loading the model"}}
         model = body["model"]
         dim = int(model.rpartition("-")[2])
-        if any(text.startswith("Number") for text in texts):
-            with self._lock:
-                self.n_held += 1
-            self.gate.acquire()
-            with self._lock:
-                self.n_held -= 1
+        if model.startswith(self.gated) and any(text.startswith("Number") for text in texts):
+            gate = self.gate
+            if not gate.acquire(blocking=False):
+                with self._lock:
+                    self.n_held += 1
+                gate.acquire()
+                with self._lock:
+                    self.n_held -= 1
         with self._lock:
             self.encoded.update((model, text) for text in texts)
         vectors = [embed(text, self.seed + model, dim) for text in texts]

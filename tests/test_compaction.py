@@ -1,5 +1,6 @@
 """Compaction: dead rows go, their room is given back, and nobody who searches or writes notices."""
 
+import contextlib
 import os
 import random
 import re
@@ -8,13 +9,14 @@ import signal
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, clustered, serving
+from conftest import ROOT, beside, clustered, serving
 from typer.testing import CliRunner
 
 from index.errors import StorageError
@@ -118,7 +120,9 @@ def deleted_files(server):
 
 
 def test_answers_are_the_same_before_and_after_and_the_room_is_given_back(tmp_path):
-    with serving(tmp_path, **BROUGHT, index__compact_share=0) as server:
+    # The gauge keeps what it looks at open, a while longer than the one who searched.
+    settings = {**BROUGHT, "index__compact_share": 0, "index__gauge_share": 0}
+    with serving(tmp_path, **settings) as server:
         put(server.http, range(2500))
         put(server.http, range(300, 500), version=1)
         put(server.http, [900, 901])  # unchanged
@@ -186,14 +190,14 @@ def test_it_begins_by_itself_where_dead_rows_are_many_and_a_good_part(tmp_path, 
 
 
 def test_searches_and_writes_go_on_meanwhile_and_no_document_is_lost_or_comes_back(tmp_path):
-    expected, failures, n_searches, stop = {}, [], [0], threading.Event()
+    expected, failures, n_searches = {}, [], [0]
 
-    def write(seed):
+    def write(seed, is_over):
         chance = random.Random(seed)
         mine = range(seed, 3000, 3)
         with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as http:
             version = 1
-            while not stop.is_set():
+            while not is_over.is_set():
                 version += 1
                 some = chance.sample(mine, 20)
                 if chance.random() < 0.3:
@@ -205,9 +209,9 @@ def test_searches_and_writes_go_on_meanwhile_and_no_document_is_lost_or_comes_ba
                     put(http, some, version)
                     expected.update(dict.fromkeys(some, version))
 
-    def search():
+    def search(is_over):
         with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as http:
-            while not stop.is_set():
+            while not is_over.is_set():
                 body = {"vector": VECTORS[n_searches[0] % 999].tolist(), "k": 5}
                 answer = http.post("/search", json=body)
                 n_searches[0] += 1
@@ -220,14 +224,8 @@ def test_searches_and_writes_go_on_meanwhile_and_no_document_is_lost_or_comes_ba
         expected = dict.fromkeys(range(3000), 0)
         delete(server.http, range(0, 3000, 5))
         expected.update(dict.fromkeys(range(0, 3000, 5)))
-        threads = [threading.Thread(target=write, args=[seed]) for seed in range(3)]
-        threads.append(threading.Thread(target=search))
-        for thread in threads:
-            thread.start()
-        results = [compact(server) for _ in range(4)]
-        stop.set()
-        for thread in threads:
-            thread.join()
+        with beside(search, *(partial(write, seed) for seed in range(3))):
+            results = [compact(server) for _ in range(4)]
         assert [job["status"] for job in results] == ["done"] * 4
         assert failures == [] and n_searches[0] > 4
         there, after = {}, ""
@@ -342,7 +340,8 @@ def test_a_kill_at_any_point_leaves_one_whole_generation(tmp_path, monkeypatch):
             assert answers is None or everything(server.http) == answers
             delete(server.http, range(1000 + number, 1700, 7))
             answers, current = everything(server.http), generation
-            assert server.http.post("/index/compact").status_code == 202
+            with contextlib.suppress(httpx.TransportError):  # the kill may come before the answer
+                assert server.http.post("/index/compact").status_code == 202
             assert server.end() == -signal.SIGKILL
         assert verify(data_dir, lambda *_: None).problems == []
     with serving(data_dir, **settings) as server:
@@ -368,6 +367,9 @@ def test_without_room_it_fails_with_both_numbers_and_with_room_it_is_done(tmp_pa
         with serving(disk / "data", **BROUGHT, index__compact_share=0) as server:
             put(server.http, range(1500))
             delete(server.http, range(500))
+            assert (
+                rebuilt(server)["status"] == "done"
+            )  # none comes by itself, and takes of the room that is left
             answers = found(server.http, "exact")
             ballast = disk / "ballast"
             ballast.write_bytes(bytes(shutil.disk_usage(disk).free - 20_000))

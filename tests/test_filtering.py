@@ -2,10 +2,10 @@
 
 import json
 import sqlite3
-import threading
 
 import numpy as np
 import pytest
+from conftest import beside
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -223,19 +223,15 @@ def test_a_selection_holds_every_write_that_was_answered_before(catalog):
     n_stored, found = [0], []
     wanted = parse_filter({"x": 1})
 
-    def look():
-        while n_stored[0] < 60:
+    def look(is_over):
+        while not is_over.is_set():
             least = n_stored[0]
             found.append((catalog.filtering.rows(1, wanted).n_selected, least))
 
-    lookers = [threading.Thread(target=look) for _ in range(3)]
-    for looker in lookers:
-        looker.start()
-    for n in range(60):
-        put(catalog, {f"d{n}": {"x": 1}})
-        n_stored[0] = n + 1
-    for looker in lookers:
-        looker.join()
+    with beside(look, look, look):
+        for n in range(60):
+            put(catalog, {f"d{n}": {"x": 1}})
+            n_stored[0] = n + 1
     assert [each for each in found if each[0] < each[1]] == []
     assert catalog.filtering.rows(1, wanted).n_selected == 60
 

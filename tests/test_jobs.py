@@ -171,7 +171,7 @@ def test_a_paused_job_stands_still_until_something_else_is_wanted(then, wanted, 
 
 
 class Meddled(str):
-    """It is `waiting`; while somebody compares it with that, another thread does something, or waits for whoever compares."""
+    """`waiting`; while somebody compares it with that, another thread does something, or waits for whoever compares."""
 
     def meddle(self, what):
         self.thread = threading.Thread(target=what)

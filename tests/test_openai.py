@@ -1,7 +1,7 @@
 """/v1/embeddings and /v1/models as OpenAI's own package sees them, against the real server and the bundled model."""
 
 import base64
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -231,21 +231,15 @@ def test_paths_and_methods_that_are_not_there_are_told_in_the_same_shape(texts):
 def test_many_clients_at_once_get_their_own_vectors(texts, client):
     words = [f"number {at}" for at in range(24)]
     expected = vectors_of(client.embeddings.create(model="bundled", input=words))
-    got = {}
 
     def ask(at):
         role = "query" if at % 2 else "document"
-        got[at] = vectors_of(
-            client.embeddings.create(model="bundled", input=words[at], extra_body={"input_type": role})
-        )[0]
+        body = {"input_type": role}
+        return vectors_of(client.embeddings.create(model="bundled", input=words[at], extra_body=body))[0]
 
-    threads = [threading.Thread(target=ask, args=[at]) for at in range(len(words))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for at in range(len(words)):
-        np.testing.assert_allclose(got[at], expected[at], atol=1e-5)
+    with ThreadPoolExecutor(len(words)) as threads:
+        got = list(threads.map(ask, range(len(words))))
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_openapi_describes_the_body_and_the_errors(texts):

@@ -3,12 +3,12 @@
 import math
 import subprocess
 import sys
-import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, beside
 
 from index import durable, rebuilding
 from index.axes import Order
@@ -85,9 +85,9 @@ def test_no_row_is_lost_or_doubled_while_threads_search_add_and_delete(tmp_path,
     index = filled(tmp_path, vectors[:1500])
     leaving, dead = np.zeros(4000, np.bool_), np.zeros(4000, np.bool_)  # called for; acknowledged
     acknowledged = [1500]
-    problems, n_searches, is_over = [], [0], threading.Event()
+    problems, n_searches = [], [0]
 
-    def write():
+    def write(is_over):
         rng = np.random.default_rng(5)
         while not is_over.is_set() and acknowledged[0] < 4000:
             n = acknowledged[0]
@@ -97,7 +97,7 @@ def test_no_row_is_lost_or_doubled_while_threads_search_add_and_delete(tmp_path,
             dead[gone] = True
             acknowledged[0] = n + 10
 
-    def search(seed):
+    def search(seed, is_over):
         rng = np.random.default_rng(seed)
         while not is_over.is_set():
             n, was_dead = acknowledged[0], dead.copy()
@@ -114,15 +114,9 @@ def test_no_row_is_lost_or_doubled_while_threads_search_add_and_delete(tmp_path,
                     problems.append(f"row {row} is lost")
             n_searches[0] += 1
 
-    threads = [threading.Thread(target=search, args=(seed,)) for seed in (1, 2)]
-    threads.append(threading.Thread(target=write))
-    for thread in threads:
-        thread.start()
     codecs = [Codec.INT8, Codec.FLOAT16, Codec.FLOAT32, Codec.PQ4]
-    plans = [index.rebuild(replace(WISH, codec=codec, target_recall=0.5)).plan.codec for codec in codecs]
-    is_over.set()
-    for thread in threads:
-        thread.join()
+    with beside(write, partial(search, 1), partial(search, 2)):
+        plans = [index.rebuild(replace(WISH, codec=codec, target_recall=0.5)).plan.codec for codec in codecs]
     assert plans == codecs
     assert problems == []
     assert n_searches[0] > 0 and acknowledged[0] > 1500

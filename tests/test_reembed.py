@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import environment, serving
+from conftest import beside, environment, serving
 from embedding_host import WORDS, embed, embedding_host
 
 from server.verification import verify
@@ -118,11 +118,10 @@ def test_what_is_added_changed_and_deleted_meanwhile_is_right_in_the_new_generat
     query = "stone lamp"
     with serving(tmp_path, **settings(host)) as server:
         put(server, range(200))
-        host.gate = threading.Semaphore(2)
+        host.gate, host.gated = threading.Semaphore(2), NEW
         job = begin(server, url=host.url)
         while not host.n_held:
             assert server.http.get(f"/jobs/{job}").json()["status"] in ("waiting", "running")
-        host.gate.release(3)
         put(server, [3, 199, 500], seed=2)
         texts |= {f"d{n}": text_of(n, 2) for n in (3, 199, 500)}
         assert server.http.post("/documents/delete", json={"ids": ["d5", "d198"]}).json()["deleted"] == 2
@@ -177,10 +176,10 @@ def test_killed_again_and_again_it_completes_and_encodes_no_text_twice_beyond_a_
     job, chance = None, random.Random(5)
     for _ in range(n_kills):
         host.gate = threading.Semaphore(2 + chance.randrange(2))
+        n_held = host.n_held  # those of killed servers wait for ever
         with serving(tmp_path, **settings(host)) as server:
             if job is None:
                 job = begin(server, url=host.url)
-            n_held = host.n_held  # those of killed servers wait for ever
             while host.n_held == n_held:
                 assert server.http.get(f"/jobs/{job}").json()["status"] in ("waiting", "running")
             server.stop(signal.SIGKILL)
@@ -219,9 +218,11 @@ def test_it_can_be_paused_over_a_restart_resumed_and_cancelled(host, tmp_path):
         assert ended(server, job)["status"] == "cancelled"
         assert states(server) == {1: ("current", OLD)}
         assert len([1 for model, text in host.encoded if model == NEW and "Number" in text]) <= n_encoded
+        host.gate = threading.Semaphore(0)
         job = begin(server, url=host.url)
         assert server.http.post(f"/jobs/{job}/pause").status_code == 200
         assert server.http.post(f"/jobs/{job}/resume").status_code == 200
+        host.gate.release(10**6)
         assert ended(server, job)["status"] == "done"
         server.stop()
     names = {path.name for path in (tmp_path / "collections" / "default").glob("vectors-*")}
@@ -265,21 +266,21 @@ def test_documents_that_came_with_a_vector_are_in_the_way_and_named(host, tmp_pa
 def test_searches_and_writes_never_fail_while_the_model_changes(host, tmp_path):
     with serving(tmp_path, **settings(host)) as server:
         put(server, range(300))
-        stop, failures, counted = threading.Event(), [], []
+        failures, counted = [], []
 
-        def search():
-            with httpx.Client(base_url=server.url, trust_env=False) as http:
-                while not stop.is_set():
+        def search(is_over):
+            with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
+                while not is_over.is_set():
                     n = random.randrange(300)
                     answer = http.post("/search", json={"query": text_of(n), "k": 1, "mode": "exact"})
                     counted.append(1)
                     if answer.status_code != 200 or answer.json()["hits"][0]["id"] != f"d{n}":
                         failures.append(answer.text)
 
-        def write():
-            with httpx.Client(base_url=server.url, trust_env=False) as http:
+        def write(is_over):
+            with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
                 n = 1000
-                while not stop.is_set():
+                while not is_over.is_set():
                     n += 1
                     answer = http.post(
                         "/documents", json={"documents": [{"id": f"d{n}", "text": text_of(n)}]}
@@ -287,14 +288,9 @@ def test_searches_and_writes_never_fail_while_the_model_changes(host, tmp_path):
                     if answer.status_code != 201:
                         failures.append(answer.text)
 
-        threads = [threading.Thread(target=call) for call in (search, search, write)]
-        for thread in threads:
-            thread.start()
-        job = ended(server, begin(server, url=host.url))
-        back = ended(server, server.http.post("/index/rollback").json()["job"]["id"])
-        stop.set()
-        for thread in threads:
-            thread.join()
+        with beside(search, search, write):
+            job = ended(server, begin(server, url=host.url))
+            back = ended(server, server.http.post("/index/rollback").json()["job"]["id"])
         assert (job["status"], back["status"]) == ("done", "done")
         assert failures == []
         assert len(counted) > 10

@@ -1,11 +1,10 @@
 """Backups of a running server: over HTTP and by the command, while ingest and search go on."""
 
 import json
-import threading
 
 import httpx
 import pytest
-from conftest import ROOT, clustered, serving
+from conftest import ROOT, beside, clustered, serving
 from typer.testing import CliRunner
 
 from server.backups.reading import check_backup
@@ -101,35 +100,30 @@ def test_a_backup_by_the_command_restored_elsewhere_answers_as_the_server_did(se
 def test_a_backup_while_requests_come_in_holds_whole_requests_and_all_that_were_acknowledged(
     server, tmp_path
 ):
-    acknowledged, stop = [], threading.Event()
+    acknowledged = []
 
-    def write():
+    def write(is_over):
         with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
             for first in range(2000, 3900, 10):
                 put(http, range(first, first + 10))
                 acknowledged.append(first)
-                if stop.is_set():
+                if is_over.is_set():
                     break
 
-    def search():
+    def search(is_over):
         with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
-            while not stop.is_set():
+            while not is_over.is_set():
                 assert found(http, [1])[0][0]["id"] == "d0001"
 
-    threads = [threading.Thread(target=each) for each in (write, search)]
-    for thread in threads:
-        thread.start()
     names = []
-    for _ in range(3):
-        n_before = len(acknowledged)
-        answer = server.http.post("/snapshots")
-        assert answer.status_code == 202
-        told = ended(server, answer.json()["job"]["id"])
-        assert (told["status"], told["type"], told["progress"]["unit"]) == ("done", "backup", "bytes")
-        names.append((told["result"]["name"], n_before))
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with beside(write, search):
+        for _ in range(3):
+            n_before = len(acknowledged)
+            answer = server.http.post("/snapshots")
+            assert answer.status_code == 202
+            told = ended(server, answer.json()["job"]["id"])
+            assert (told["status"], told["type"], told["progress"]["unit"]) == ("done", "backup", "bytes")
+            names.append((told["result"]["name"], n_before))
     listed = server.http.get("/snapshots").json()["snapshots"]
     assert [each["name"] for each in listed] == sorted(name for name, _ in names)
     assert {each["model"] for each in listed} == {"none"}

@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import structlog
 from conftest import serving
@@ -337,11 +338,7 @@ def model_process(server):
 
 def children(pid):
     """The processes that this one started, by whichever thread, and that run."""
-    return [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
+    return [child.pid for child in psutil.Process(pid).children()]
 
 
 def search(server, query):
@@ -388,12 +385,17 @@ def test_a_search_after_the_kernel_killed_the_models_process_is_answered(served)
 
 def test_an_idle_models_process_ends_and_the_next_search_starts_another(tmp_path, serve):
     with serve(tmp_path, encoder__idle_unload_s=1) as server:
-        process = model_process(server)
-        with watched(process) as ended:
+        while not (
+            running := children(server.process.pid)
+        ):  # a slow machine may need a second from there to here
+            search(server, "water")
+        with contextlib.suppress(ProcessLookupError), watched(running[0]) as ended:
             assert ended()
         assert add(server, "The tide came in.").status_code == 201
         assert search(server, "high water").json()["hits"][0]["text"] == "The tide came in."
-        assert model_process(server) != process
+        while not (again := children(server.process.pid)):
+            search(server, "water")
+        assert again != running
         assert server.stop() == 0
 
 
