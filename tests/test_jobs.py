@@ -5,6 +5,7 @@ import json
 import queue
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -433,13 +434,15 @@ def test_open_events_dont_hold_up_the_end_and_the_next_start_goes_on(stuck):
             for line in answer.iter_lines():
                 lines.put(line)
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    assert lines.get(timeout=30) == "event: job"
-    stuck.process.send_signal(signal.SIGTERM)
-    reader.join(30)  # the stream ends by itself, neither cut nor waited for
-    assert not reader.is_alive()
-    assert stuck.process.wait(30) == 0
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(read)
+        try:
+            assert lines.get(timeout=60) == "event: job"
+            stuck.process.send_signal(signal.SIGTERM)
+            reading.result(60)  # the stream ends by itself, neither cut nor waited for
+            assert stuck.process.wait(60) == 0
+        finally:
+            stuck.process.kill()
     with serving(stuck.folder, **BROUGHT) as server:
         while (job := server.http.get(f"/jobs/{stuck.job}").json())["status"] != "done":
             pass

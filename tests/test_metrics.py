@@ -174,7 +174,9 @@ def test_memory_is_that_of_the_server_and_of_the_model_beside_it(texts):
 
 
 def test_a_child_that_ends_while_it_is_looked_at_is_passed_over():
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    code = "print('there', flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"there\n"  # and as large as it gets
     before = process_memory()["other"]
     assert before.file_bytes > 0
     child.kill()

