@@ -1,8 +1,8 @@
 """Pulling the plug: what was acknowledged is there, what was not is there wholly or not at all."""
 
 import random
-import threading
-import time
+import signal
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import httpx
 import numpy as np
@@ -128,11 +128,10 @@ def test_a_disk_that_fails_at_a_write_step_loses_nothing_and_searches_go_on(
     check_clean(data_dir)
 
 
-class Writer(threading.Thread):
+class Writer:
     """Adds, replaces and deletes documents of its own until the server is gone; remembers what was acknowledged."""
 
     def __init__(self, url, name, seed):
-        super().__init__()
         self.url, self.prefix = url, name
         self.random = random.Random(seed)
         self.vectors = np.random.default_rng(seed)
@@ -140,8 +139,8 @@ class Writer(threading.Thread):
         self.uncertain = set()  # ids of the request that got no answer
         self.n_requests = 0
 
-    def run(self):
-        with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as http:
+    def write(self):
+        with httpx.Client(base_url=self.url, timeout=120, trust_env=False) as http:
             for version in range(1_000_000):
                 ids = self.random.sample(
                     [f"{self.prefix}-{i}" for i in range(400)], self.random.randint(1, 60)
@@ -167,22 +166,9 @@ def test_25_kills_at_random_moments_of_concurrent_ingests_lose_nothing(tmp_path,
     seed = random.randrange(1 << 30)
     print("seed", seed)
     moments = random.Random(seed)
-    expected = {}
+    expected, uncertain = {}, set()
     n_requests = 0
-    for round_number in range(25):
-        with serve(tmp_path, **BROUGHT) as server:
-            writers = [Writer(server.url, f"w{i}", seed + 10 * round_number + i) for i in range(3)]
-            for writer in writers:
-                writer.start()
-            time.sleep(moments.uniform(0.02, 0.7))  # the moment is the test
-            server.stop(how=9)
-            for writer in writers:
-                writer.join()
-        check_clean(tmp_path)
-        uncertain = set().union(*(writer.uncertain for writer in writers))
-        for writer in writers:
-            expected |= writer.acknowledged
-            n_requests += writer.n_requests
+    for round_number in range(26):
         with serve(tmp_path, **BROUGHT) as server:
             there = stored(server)
             for name, (text, version) in there.items():
@@ -197,6 +183,21 @@ def test_25_kills_at_random_moments_of_concurrent_ingests_lose_nothing(tmp_path,
                 "/documents/delete", json={"ids": sorted(uncertain | (set(there) - set(expected)))}
             )
             expected |= dict.fromkeys(uncertain)
-            assert server.stop() == 0
+            if round_number == 25:
+                assert server.stop() == 0
+                break
+            writers = [Writer(server.url, f"w{i}", seed + 10 * round_number + i) for i in range(3)]
+            with ThreadPoolExecutor(3) as threads:
+                writing = [threads.submit(writer.write) for writer in writers]
+                moment = moments.uniform(0.02, 0.7)  # the moment is the test
+                wait(writing, moment, FIRST_EXCEPTION)
+                server.stop(signal.SIGKILL)
+            for each in writing:
+                each.result()
+        check_clean(tmp_path)
+        uncertain = set().union(*(writer.uncertain for writer in writers))
+        for writer in writers:
+            expected |= writer.acknowledged
+            n_requests += writer.n_requests
     assert n_requests > 100
     print("acknowledged requests", n_requests)

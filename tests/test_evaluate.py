@@ -17,6 +17,18 @@ from server.store import DocumentHit, Found
 
 N, DIM, K = 1500, 80, 10
 
+HOLDS_100 = """
+from server import evaluating
+true_rows = evaluating.true_rows
+def held(blocks, prefixes, queries, k, stop, on_progress):
+    while k == 100 and not stop():
+        pass
+    return true_rows(blocks, prefixes, queries, k, stop, on_progress)
+evaluating.true_rows = held
+from server.cli import main
+main()
+"""
+
 
 @pytest.fixture(scope="module")
 def vectors():
@@ -34,7 +46,7 @@ def server(tmp_path_factory, vectors):
         "encoder__model": "none", "encoder__dim": DIM, "index__prefix_dim": 64, "index__vector_dtype": "float32",
         "index__min_candidates": 10, "index__oversample": 2, "index__target_recall": 0.6,
     }  # fmt: skip
-    with serving(tmp_path_factory.mktemp("evaluate"), **settings) as server:
+    with serving(tmp_path_factory.mktemp("evaluate"), ("-c", HOLDS_100), **settings) as server:
         documents = [{"id": f"d{n:04}", "vector": vectors[n].tolist()} for n in range(N)]
         assert server.http.post("/documents", json={"documents": documents}).status_code == 201
         ended(
@@ -163,7 +175,7 @@ def test_what_cannot_be_measured_is_refused(server, body, code):
 
 
 def test_one_at_a_time_and_it_can_be_cancelled(server):
-    first = server.http.post("/evaluate", json={"sample": 500, "k": 100}).json()["job"]
+    first = server.http.post("/evaluate", json={"k": 100}).json()["job"]
     second = server.http.post("/evaluate", json={})
     assert (second.status_code, second.json()["code"]) == (409, "conflict")
     assert server.http.post(f"/jobs/{first['id']}/cancel").status_code == 200
