@@ -60,7 +60,7 @@ def watched(pid):
     try:
         ended = select.poll()
         ended.register(descriptor, select.POLLIN)
-        yield lambda: ended.poll(30_000) != []
+        yield lambda: ended.poll(120_000) != []
     finally:
         os.close(descriptor)
 
