@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import io
 import json
@@ -28,6 +29,8 @@ from server.encoders.loading import load_encoder
 from server.settings import EncoderSettings, PassageSettings
 
 ROOT = Path(__file__).parent.parent
+EXPORTED = "EXPORTED_FOR_TESTS"
+"""In the environment: the folder that the processes of one test run share."""
 
 
 def clustered(n: int, dim: int, seed: int) -> Float32:
@@ -52,10 +55,21 @@ def deny_listing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what `twopass ingest` remembers out of the home of whoever runs the tests."""
-    folder = tempfile.mkdtemp(prefix="twopass-state-")
+    """Keep what `twopass ingest` remembers out of the home of whoever runs the tests, and let them hear Ctrl-C."""
+    os.environ["XDG_STATE_HOME"] = passing_folder("state")
+    if EXPORTED not in os.environ:
+        os.environ[EXPORTED] = passing_folder("exported")
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # as in a script's background; children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def passing_folder(what: str) -> str:
+    """Make a folder that is gone when this process has ended."""
+    folder = tempfile.mkdtemp(prefix=f"twopass-{what}-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["XDG_STATE_HOME"] = folder
+    return folder
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -73,13 +87,14 @@ def make_vectors():
 
 @functools.cache
 def exported() -> Path:
-    """A models folder with the bundled model's ONNX file in it, made at most once a session: ten seconds."""
-    folder = Path(tempfile.mkdtemp(prefix="twopass-models-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    encoder = load_encoder(EncoderSettings(), PassageSettings(), folder)
+    """A models folder with the bundled model's ONNX file in it, made once for all of xdist's workers: ten seconds."""
+    folder = Path(os.environ[EXPORTED])
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second waits, and finds it
+        encoder = load_encoder(EncoderSettings(), PassageSettings(), folder / "models")
     assert encoder is not None
     encoder.close()
-    return folder
+    return folder / "models"
 
 
 @pytest.fixture(scope="session")
