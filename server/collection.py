@@ -215,8 +215,10 @@ class Collection:
                 f"{len(hashes)} documents in one request; the limit is {self.limits.documents_per_request}"
             )
         ids = list(hashes)
+        # In this order: what is stored meanwhile is found in one of the two, or in both.
+        waiting = list(self.catalog.jobs.texts_waiting(ids))
         there = {identifier: each.content_hash.hex() for identifier, each in self.store.known(ids).items()}
-        for identifier, text, has_vector in self.catalog.jobs.texts_waiting(ids):  # newer than what is stored
+        for identifier, text, has_vector in waiting:  # newer than what is stored
             there[identifier] = "" if has_vector else content_hash(text, None).hex()
         missing = [identifier for identifier in ids if identifier not in there]
         different = [

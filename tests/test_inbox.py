@@ -30,6 +30,7 @@ from server.cli import app
 from server.client import Client
 from server.collection import DRIFT_ROWS
 from server.settings import EncoderSettings, Settings
+from server.store import LocalStore
 from server.uploading import IngestReport, follow, ingest
 from server.verification import verify
 
@@ -354,6 +355,31 @@ def test_a_job_of_which_a_pause_is_told_is_not_begun_any_more(tmp_path, monkeypa
         while not next_one.has_ended:
             pass
         assert (asked, paused.status, collection.catalog.jobs.n_waiting()) == (["paused"], "paused", 1)
+
+
+def test_what_is_stored_while_it_is_compared_is_not_missing(tmp_path, monkeypatch):
+    take, known, go_on = JobTable.waiting, LocalStore.known, threading.Event()
+
+    def held(table, *arguments):
+        assert go_on.wait(60)
+        return take(table, *arguments)
+
+    def known_before_it_is_stored(store, ids):
+        found = known(store, ids)
+        if not go_on.is_set():
+            go_on.set()
+            while not job.has_ended:
+                pass
+        return found
+
+    monkeypatch.setattr(JobTable, "waiting", held)
+    monkeypatch.setattr(LocalStore, "known", known_before_it_is_stored)
+    with open_collection(
+        Settings(data_dir=tmp_path, encoder=EncoderSettings(model="none", dim=2))
+    ) as collection:
+        job = collection.accept([NewDocument("a", None, {}, np.ones(2, np.float32))]).job
+        compared = collection.compare({"a": None})
+        assert (job.status, compared.same, compared.missing) == ("done", 1, [])
 
 
 # The command line, and the client beneath it
