@@ -388,9 +388,8 @@ def test_a_search_after_the_kernel_killed_the_models_process_is_answered(served)
 
 def test_an_idle_models_process_ends_and_the_next_search_starts_another(tmp_path, serve):
     with serve(tmp_path, encoder__idle_unload_s=1) as server:
-        while not (
-            running := children(server.process.pid)
-        ):  # a slow machine may need a second from there to here
+        # Its second may be over before it is looked for, on a slow machine.
+        while not (running := children(server.process.pid)):
             search(server, "water")
         with contextlib.suppress(ProcessLookupError), watched(running[0]) as ended:
             assert ended()
