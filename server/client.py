@@ -207,14 +207,6 @@ class Client:
             transport=httpx.HTTPTransport(socket_options=_keepalive()),
         )
 
-    def is_ready(self) -> bool:
-        """Say whether the server is there and takes requests."""
-        try:
-            self._send("GET", "/readyz")
-        except (UnreachableError, RefusedError):
-            return False
-        return True
-
     def info(self) -> dict[str, Any]:
         """Return the server's description of itself."""
         return cast(dict[str, Any], self._json(self._send("GET", "/info")))

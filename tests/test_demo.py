@@ -3,8 +3,10 @@
 import io
 import re
 import shlex
+import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,13 @@ print({"this", "antigravity", "tkinter", "turtle", "idlelib", "mailbox", "imapli
     assert done.stdout == "set()\n"
 
 
+def started_too_late(other, start, command, **more):
+    """Somebody else listens at the port already that the server is told to take."""
+    other.bind(("127.0.0.1", int(command[command.index("--port") + 1])))
+    other.listen()
+    return start(command, **more)
+
+
 def show(folder, documents):
     output = io.StringIO()
     run(folder, Console(file=output, width=100, highlight=False), progress, documents)
@@ -121,7 +130,9 @@ def test_the_demo_answers_its_questions_and_the_second_time_nothing_is_encoded(t
     monkeypatch.setenv("TWOPASS_SERVER__API_KEY", "not for the demo")
     documents = collect_docstrings(MODULES)
     lend_export(tmp_path / "demo")
-    first = show(tmp_path / "demo", documents)
+    with monkeypatch.context() as patch, socket.socket() as other:
+        patch.setattr(subprocess, "Popen", partial(started_too_late, other, subprocess.Popen))
+        first = show(tmp_path / "demo", documents)
     assert f"Stored      {len(documents)} new, 0 updated, 0 unchanged" in first
     found = answers(first)
     assert {question: len(ids) for question, ids in found.items()} == dict.fromkeys(QUESTIONS, 3)
