@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from server.api import documents, schemas, search, status
 from server.api.answers import answer
 from server.api.requests import Body
 from server.api.routes import Route
-from server.api.threads import Service, Threads
+from server.api.threads import INBOX_THREADS, Running, Service, Threads
 from server.api.vectors import Vector
 from server.errors import BusyError, TooLargeError
 
@@ -299,6 +300,37 @@ def test_closing_waits_for_what_was_begun():
 
     run_threads(1, use)
     assert done == [True]
+
+
+def test_a_stream_that_a_busy_server_refuses_in_its_middle_is_taken_back(monkeypatch):
+    done, go_on = [], threading.Event()
+
+    class Receiving:
+        def add(self, piece):
+            done.append(piece)
+
+        def drop(self):
+            done.append("dropped")
+
+    async def main():
+        limits = SimpleNamespace(waiting_requests=0)
+        service = Running(SimpleNamespace(receive=Receiving), SimpleNamespace(limits=limits), None)
+
+        async def pieces(request):
+            yield "a first piece"
+            others = [asyncio.ensure_future(service.accept(go_on.wait, 60)) for _ in range(INBOX_THREADS)]
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(go_on.set)  # behind the refusal, which comes at once
+            yield "one that comes when all are busy"
+            await asyncio.gather(*others)
+
+        monkeypatch.setattr(documents, "read_pieces", pieces)
+        monkeypatch.setattr(documents, "media_type_of", lambda request: documents.NDJSON)
+        with pytest.raises(BusyError, match="as many writes"):
+            await documents.add_later(service, None)
+
+    asyncio.run(main())
+    assert done == ["a first piece", "dropped"]
 
 
 def test_the_lines_on_the_page_make_base64(capsys):

@@ -96,7 +96,7 @@ async def add_later(service: Service, request: Request) -> Accepted:
             await service.accept(receiving.add, documents)
         return await service.accept(receiving.accept)
     except Exception:  # the client's disconnect too; what a kill leaves is dropped at the next start
-        await service.accept(receiving.drop)
+        await service.take_back(receiving.drop)
         raise
 
 

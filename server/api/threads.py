@@ -70,6 +70,10 @@ class Running:
         finally:
             self._n_accepting -= 1
 
+    async def take_back(self, call: Callable[[], None]) -> None:
+        """Run a call that takes back what `accept` began; it waits as long as it must, and is never refused."""
+        await to_thread.run_sync(call, limiter=self._inbox)
+
     async def read(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a call that searches or reads. Raises BusyError."""
         return await self._readers.run(lambda: call(*args, **kwargs))
