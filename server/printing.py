@@ -70,16 +70,17 @@ def ingest_json(
     told["skipped"] = [vars(each) for each in skips.first]
     told["refused"] = [vars(each) for each in report.refused.first]
     if found:
-        names = ("hidden", "left_out", "links", "other_kinds")
+        names = ("hidden", "left_out", "links", "other_kinds", "attached")
         told["passed_over"] = {name: getattr(found, name) for name in names}
     return told | {"seconds": round(seconds, 3), "exit_code": code}
 
 
 def _passed_over(found: "Found") -> Iterator[str]:
-    if found.other_kinds:
-        kinds = ", ".join(f"{n:,} {kind}" for kind, n in found.other_kinds.most_common(5))
-        more = ", …" if len(found.other_kinds) > 5 else ""
-        yield f"{counted(found.other_kinds.total(), 'file')} of other kinds ({kinds}{more})"
+    for kinds, thing in ((found.other_kinds, "file"), (found.attached, "attachment")):
+        if kinds:
+            most = ", ".join(f"{n:,} {plain(kind)}" for kind, n in kinds.most_common(5))
+            more = ", …" if len(kinds) > 5 else ""
+            yield f"{counted(kinds.total(), thing)} of other kinds ({most}{more})"
     if found.left_out:
         yield f"{found.left_out:,} by patterns"
     if found.hidden:

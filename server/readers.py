@@ -7,6 +7,8 @@ A line of JSON brings its own id, or gets the file's id, `#` and its line number
 are only appended, so give ids to lines that move. Standard input has no name, so the id of what comes from
 there is made from the content: reading the same again changes nothing, and other input never replaces it.
 
+A mail is a document, and so is each file that is attached to it: the mail's id, `#attachment/` and the file's name.
+
 Metadata is the path and, where there is one, the title; of a mail also who sent it when to whom. Nothing that a touch
 of the file would change.
 """
@@ -16,20 +18,20 @@ import itertools
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from server.converting.converter import SUFFIXES as CONVERTED
+from server.converting.attachments import attached_to
+from server.converting.converted import Converted
 from server.converting.converter import Converter, NotReadNow
+from server.converting.kinds import CONVERTED, HEADED
 from server.decoding import UnreadableError, decode, read_all, read_line
 from server.folders.finding import Source, find_sources, why
 from server.incoming import Document, OnSkip, Skipped, short_id
 from server.jsonl import count_lines, is_object, numbered_lines, read_lines
-from server.markdown import Section, sections
-
-FLAT = frozenset({".html", ".htm", ".eml", ".pdf", ".msg"})
-"""What is plain text after its conversion: a line that begins with # is no heading there."""
+from server.markdown import BETWEEN_TITLES, Section, sections
 
 RST_TITLE = re.compile(
     r"\s*(?:([^\w\s])\1{2,}[ ]*\r?\n[ ]*)?(\w[^\r\n]*?)[ ]*\r?\n([^\w\s])\3{2,}[ ]*(?:\r?\n|\Z)"
@@ -43,13 +45,14 @@ def read_paths(
 
     Nothing here is fatal: what can't be read is told to `on_skip` with the reason, and the rest goes on.
     """
+    found = find_sources(paths, on_skip, base)
     with Converter() as converter:
-        for source in find_sources(paths, on_skip, base).sources:
+        for source in found.sources:
             if source.path is None:
                 yield from read_stdin(stdin or sys.stdin.buffer, on_skip)
                 continue
             try:
-                yield from read_file(source.path, source.id, on_skip, converter)
+                yield from read_file(source.path, source.id, on_skip, converter, found.attached)
             except (OSError, NotReadNow) as error:
                 on_skip(Skipped(str(source.path), reason(error)))
 
@@ -73,15 +76,21 @@ def read_export(stream: IO[bytes], origin: str, on_skip: OnSkip) -> Iterator[Doc
 
 
 def read_file(
-    path: Path, identifier: str, on_skip: OnSkip, converter: Converter, text_bytes: int | None = None
+    path: Path,
+    identifier: str,
+    on_skip: OnSkip,
+    converter: Converter,
+    others: Counter[str],
+    text_bytes: int | None = None,
 ) -> Iterator[Document]:
     """Yield the documents of one file; what of it is no document is told to `on_skip`.
 
     Args:
+        others: counts, by suffix, what is attached to a mail and of no kind that is read.
         text_bytes: the longest text that the server takes; None: the server may say so itself.
 
     Raises:
-        OSError, NotReadNow: the file can't be read now, which says nothing of what is in it.
+        OSError, NotReadNow: the file, or something in it, can't be read now, which says nothing of what is in it.
     """
     if not path.is_file():
         if path.exists():
@@ -93,12 +102,12 @@ def read_file(
             yield from _read_jsonl(lines, path, identifier, on_skip)
         return
     try:
-        read = _converted if path.suffix.lower() in CONVERTED else _text
-        parts, more = read(path, converter, text_bytes)
+        made = converter.convert(path) if path.suffix.lower() in CONVERTED else _text(path, text_bytes)
     except UnreadableError as error:
         on_skip(Skipped(str(path), str(error)))
         return
-    for part in parts:
+    own = ((part, made.metadata) for part in _cut(path.suffix.lower(), made))
+    for part, more in itertools.chain(own, _attached(made, path, converter, on_skip, others)):
         metadata = {"path": path.as_posix()} | ({"title": part.title} if part.title else {}) | more
         name = short_id(f"{identifier}#{part.anchor}") if part.anchor else identifier
         if text_bytes is not None and len(part.text.encode()) > text_bytes:
@@ -150,27 +159,31 @@ def _read_jsonl(stream: IO[bytes], path: Path, identifier: str, on_skip: OnSkip)
     return read_lines(numbered_lines(stream, 1), str(path), id_by_line, on_skip)
 
 
-def _converted(
-    path: Path, converter: Converter, text_bytes: int | None
-) -> tuple[list[Section], dict[str, Any]]:
-    made = converter.convert(path)
-    if path.suffix.lower() in FLAT:
-        return [Section("", made.title, made.text)], made.metadata
-    parts = sections(made.text, made.title)
-    return parts, made.metadata
+def _attached(
+    mail: Converted, path: Path, converter: Converter, on_skip: OnSkip, others: Counter[str]
+) -> Iterator[tuple[Section, dict[str, Any]]]:
+    """Yield the parts of what is attached to a mail, each with its metadata. Raises NotReadNow at the end."""
+    for each in attached_to(mail, path, converter, on_skip, others):
+        for part in _cut(each.kind, each.made):
+            anchor = "/".join(filter(None, (each.anchor, part.anchor)))
+            title = BETWEEN_TITLES.join(filter(None, (*each.titles, part.title)))
+            yield Section(anchor, title, part.text), each.metadata
 
 
-def _text(path: Path, converter: Converter, text_bytes: int | None) -> tuple[list[Section], dict[str, Any]]:
-    suffix = path.suffix.lower()
+def _text(path: Path, text_bytes: int | None) -> Converted:
     n_bytes = path.stat().st_size
-    if suffix != ".md" and text_bytes is not None and n_bytes > text_bytes:
+    if path.suffix.lower() != ".md" and text_bytes is not None and n_bytes > text_bytes:
         raise UnreadableError(too_long(n_bytes, text_bytes))  # without reading it
     with path.open("rb") as file:
-        text = decode(read_all(file))
-    if suffix == ".md":
-        return sections(text), {}
-    found = RST_TITLE.match(text) if suffix == ".rst" else None
-    return [Section("", found[2] if found else "", text)], {}
+        return Converted("", decode(read_all(file)))
+
+
+def _cut(kind: str, made: Converted) -> list[Section]:
+    """Return the parts of what a file says that become documents; none of a mail that only has something attached."""
+    if kind in HEADED:
+        return sections(made.text, made.title)
+    found = RST_TITLE.match(made.text) if kind == ".rst" else None
+    return [Section("", found[2] if found else made.title, made.text)] if made.text else []
 
 
 def _content_id(document: Document) -> str:

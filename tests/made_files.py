@@ -4,7 +4,9 @@ import io
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
+from email import message_from_bytes
 from email.message import EmailMessage
+from email.policy import SMTP
 
 WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 PACKAGE = "http://schemas.openxmlformats.org/package/2006"
@@ -118,7 +120,7 @@ def epub(title: str, chapters: Sequence[tuple[str, str]]) -> bytes:
 
 
 def eml(subject: str, text: str, html: str = "", attachment: str = "") -> bytes:
-    """A mail, its text plain and as HTML, with something attached."""
+    """A mail, its text plain and as HTML, with something attached that is no PDF."""
     mail = EmailMessage()
     mail["Subject"], mail["From"], mail["To"] = subject, "Ada <ada@example.org>", "bob@example.org"
     mail["Date"] = "Tue, 02 Jan 2024 10:00:00 +0100"
@@ -127,8 +129,58 @@ def eml(subject: str, text: str, html: str = "", attachment: str = "") -> bytes:
     if html:
         mail.add_alternative(html, subtype="html") if text else mail.set_content(html, subtype="html")
     if attachment:
-        mail.add_attachment(b"\0\1", maintype="application", subtype="pdf", filename=attachment)
+        mail.add_attachment(b"\0\1", maintype="application", subtype="octet-stream", filename=attachment)
     return bytes(mail)
+
+
+def mail(subject: str, text: str, *attached: tuple[str, bytes] | tuple[str, bytes, str]) -> bytes:
+    """A mail of July, and files attached to it: a name (none: ""), a content and, but for PDF, a type.
+
+    A content of type message/rfc822 is a mail.
+    """
+    made = EmailMessage(policy=SMTP)
+    made["Subject"], made["From"], made["To"] = subject, "Eve <eve@example.org>", "Bob <bob@example.org>"
+    made["Date"] = "Wed, 03 Jul 2024 08:30:00 +0000"
+    made.set_content(text)
+    for name, content, *kind in attached:
+        main, sub = (kind[0] if kind else "application/pdf").split("/")
+        if main == "message":
+            made.add_attachment(message_from_bytes(content, policy=SMTP), filename=name or None)
+        else:
+            made.add_attachment(content, maintype=main, subtype=sub, filename=name or None)
+    return bytes(made)
+
+
+def raw_mail(*heads: str | bytes, content: bytes = b"Words.") -> bytes:
+    """A mail whose body is `Body.`, with a part for each of those headers of a part, just as they are given."""
+    parts = [b"Content-Type: text/plain\n\nBody.\n"]
+    parts += [
+        (each.encode() if isinstance(each, str) else each) + b"\n\n" + content + b"\n" for each in heads
+    ]
+    top = b"Subject: Raw\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=cut\n\n"
+    return top + b"".join(b"--cut\n" + each for each in parts) + b"--cut--\n"
+
+
+def nested_parts(depth: int) -> bytes:
+    """A mail whose one part has one part, and so on."""
+    return b"Subject: x\n" + b"".join(
+        b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (n, n) for n in range(depth)
+    )
+
+
+def nested_mails(depth: int) -> bytes:
+    """A mail with a text, to which one with a text is attached, and so on."""
+    made = b"Subject: the last\nContent-Type: text/plain\n\nThe bottom.\n"
+    for n in range(depth, 0, -1):
+        cut = b"cut%d" % n
+        made = (
+            b"Subject: level %d\nContent-Type: multipart/mixed; boundary=%s\n\n" % (n, cut)
+            + b"--%s\nContent-Type: text/plain\n\nText of level %d.\n" % (cut, n)
+            + b"--%s\nContent-Type: message/rfc822\n\n" % cut
+            + made
+            + b"--%s--\n" % cut
+        )
+    return made
 
 
 END, FREE, FAT_SECTOR, NONE = 0xFFFFFFFE, 0xFFFFFFFF, 0xFFFFFFFD, 0xFFFFFFFF

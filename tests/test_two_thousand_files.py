@@ -72,11 +72,14 @@ def fill(root):
     )
     made.add(200, ".html", lambda n: f"<title>Page {n}</title><script>x</script><p>{words(n)}</p>")
     made.add(50, ".rst", lambda n: f"Note {n}\n=======\n\n{words(n)}\n")
+    picture = ("photo.jpg", b"x", "image/jpeg")
+    attached = lambda n: ("invoice.pdf", made_files.pdf(words(n)))  # noqa: E731
     line = lambda n, k: json.dumps({"text": words(n + k), "metadata": {"k": k}})  # noqa: E731
     made.add(
         20, ".jsonl", lambda n: "\n".join([*(line(n, k) for k in range(3)), "no json"]), 3, "is not JSON"
     )
-    made.add(60, ".eml", lambda n: made_files.eml(f"Mail {n}", words(n), "", "plan.pdf" if n % 2 else ""))
+    made.add(40, ".eml", lambda n: made_files.eml(f"Mail {n}", words(n)))
+    made.add(10, ".eml", lambda n: made_files.mail(f"Mail {n}", words(n), attached(n), picture), 2)
     made.add(10, ".pdf", lambda n: made_files.pdf(words(n)))
     made.add(10, ".docx", lambda n: made_files.docx([("One", words(n)), ("Two", words(n + 1))]), 2)
     made.add(4, ".pptx", lambda n: made_files.pptx([("Plans", words(n)), ("Costs", words(n + 1))]), 2)
@@ -84,6 +87,7 @@ def fill(root):
     made.add(8, ".epub", lambda n: made_files.epub(f"Book {n}", [("I", words(n)), ("II", words(n + 1))]), 3)
     made.add(4, ".msg", lambda n: made_files.msg(f"Mail {n}", words(n)))
     # What can't be read
+    made.add(10, ".eml", lambda n: made_files.eml("Mail", words(n), "", "plan.pdf"), 1, "can't be converted")
     made.add(30, ".pdf", lambda n: b"%PDF-1.7\n" + os.urandom(200), 0, "can't be converted")
     made.add(20, ".pdf", lambda n: made_files.pdf(words(n))[: 300 + n % 200], 0, "can't be converted")
     made.add(20, ".docx", lambda n: made_files.docx([("", words(n))])[:-100], 0, "can't be converted")
@@ -162,7 +166,8 @@ def test_all_are_told_of_none_is_fatal_and_a_second_run_touches_nothing(made, te
     first, n_opened = ingest(made, texts.url)
     assert first["exit_code"] == 1
     assert kinds(first, made.skipped) == made.skipped
-    assert first["passed_over"] == {"hidden": 0, "left_out": 0, "links": 0, "other_kinds": made.other_kinds}
+    others = {"other_kinds": made.other_kinds, "attached": {".jpg": 10}}
+    assert first["passed_over"] == {"hidden": 0, "left_out": 0, "links": 0, **others}
     assert (first["created"], first["updated"], first["unchanged"]) == (made.documents, 0, 0)
     assert first["refused"] == []
     assert n_opened > 1400

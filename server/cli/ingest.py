@@ -107,8 +107,8 @@ def ingest(
     .pdf, .docx, .pptx, .xlsx, .epub and .msg; what is hidden is passed over. A line of .jsonl is a document, {"id",
     "text", "metadata", "vector"}, of which it needs a text or a vector.
 
-    A file's path is its document's id; Markdown becomes a document for each heading. Run it again whenever something
-    changed: what is unchanged isn't read again, what changed is replaced.
+    A file's path is its document's id; Markdown becomes a document for each heading, a mail one and one for each file
+    attached. Run it again whenever something changed: what is unchanged isn't read again, what changed is replaced.
     """
     from server.folders.ignoring import PatternError, rules_for
 

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from server.converting.converted import Converted
+from server.converting.converted import Attachment, Converted
 from server.decoding import UnreadableError
 
-SUFFIXES = frozenset({".html", ".htm", ".eml", ".pdf", ".docx", ".pptx", ".xlsx", ".epub", ".msg"})
 LIMIT_S = 300.0  # for one file; a PDF of a thousand pages with tables takes about as long on a small machine
 MEMORY_BYTES = 1 << 30  # for one file, beyond what the libraries take
 PACKAGE_FOLDER = Path(__file__).parents[2]
@@ -33,37 +33,42 @@ class Converter:
     """
 
     def __init__(self, limit_s: float = LIMIT_S, memory_bytes: int = MEMORY_BYTES) -> None:
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._memory_bytes = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
 
-    def convert(self, path: Path) -> Converted:
+    def convert(self, path: Path, parts: Sequence[int] = (), kind: str = "") -> Converted:
         """Return what a file says; Markdown, but for pages, PDF and mails, which are plain text.
 
+        Args:
+            parts: leads to what is attached to the file, a mail: its part, then that one's part, and so on.
+            kind: the suffix that stands for how that is read; "": the file's own.
+
         Raises:
-            UnreadableError: the file can't be converted; converting it again would end the same way.
+            UnreadableError: it can't be converted; converting it again would end the same way.
             NotReadNow: it can't be read, or what reads it isn't installed.
         """
-        request = {"path": str(path), "limit_s": self._limit_s, "memory_bytes": self._memory_bytes}
+        kind = kind or path.suffix.lower()
+        request = {"path": str(path), "parts": parts, "kind": kind}
+        bounds = {"limit_s": self.limit_s, "memory_bytes": self._memory_bytes}
         try:
-            told = self._ask(json.dumps(request).encode() + b"\n")
+            told = self._ask(json.dumps(request | bounds).encode() + b"\n")
         except TimeoutError:
             self.close()
             raise UnreadableError(
-                f"took longer than {self._limit_s:g} s to convert, and was given up"
+                f"took longer than {self.limit_s:g} s to convert, and was given up"
             ) from None
         except (OSError, EOFError):
             raise UnreadableError(f"can't be converted: the converter {self._buried()} over it") from None
         if told.pop("ends", False):
             self.close()
         if told.get("missing"):
-            raise NotReadNow(
-                f"{path.suffix.lower()} files need markitdown, which isn't installed here: {INSTALL}"
-            )
+            raise NotReadNow(f"{kind} files need markitdown, which isn't installed here: {INSTALL}")
         if "unread" in told:
             raise NotReadNow(f"can't be read: {told['unread'].lower()}")
         if "error" in told:
             raise UnreadableError(told["error"])
+        told["attachments"] = tuple(Attachment(**each) for each in told["attachments"])
         return Converted(**told)
 
     def close(self) -> None:
@@ -86,7 +91,7 @@ class Converter:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(request)
         process.stdin.flush()
-        until, answer = time.monotonic() + self._limit_s, bytearray()
+        until, answer = time.monotonic() + self.limit_s, bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while not answer.endswith(b"\n"):

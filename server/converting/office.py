@@ -6,7 +6,7 @@ unpack archives, call programs and fetch what a file names.
 
 import re
 from functools import partial
-from pathlib import Path
+from typing import BinaryIO
 
 from markitdown import DocumentConverter, MissingDependencyException, StreamInfo
 from markitdown.converters import (
@@ -38,12 +38,11 @@ def reader_of(suffix: str) -> Reader:
     return partial(_read, CONVERTERS[suffix](), StreamInfo(extension=suffix))
 
 
-def _read(converter: DocumentConverter, info: StreamInfo, path: Path) -> Converted:
+def _read(converter: DocumentConverter, info: StreamInfo, stream: BinaryIO) -> Converted:
     """Raises ModuleNotFoundError where a package isn't installed that reads this kind of file."""
-    with path.open("rb") as stream:
-        try:
-            made = converter.convert(stream, info)
-        except MissingDependencyException as error:
-            raise ModuleNotFoundError(str(error)) from error
+    try:
+        made = converter.convert(stream, info)
+    except MissingDependencyException as error:
+        raise ModuleNotFoundError(str(error)) from error
     text = SLIDE_NUMBER.sub("", PICTURE.sub(r"\1", made.markdown))
     return Converted(" ".join((made.title or "").split()), text.strip())

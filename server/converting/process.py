@@ -2,8 +2,10 @@
 
 It reads requests from standard input and answers on standard output, a line of JSON each:
 
-    {"path": "/home/me/paper.pdf", "limit_s": 300, "memory_bytes": 1073741824}
-    {"title": "…", "text": "…", "metadata": {}}   or   {"error": "…"}   or   {"missing": true}
+    {"path": "/home/me/paper.pdf", "parts": [], "kind": ".pdf", "limit_s": 300, "memory_bytes": 1073741824}
+    {"title": "…", "text": "…", "metadata": {}, …}   or   {"error": "…"}   or   {"missing": true}
+
+`parts` leads to what is attached to a mail: [3] is its part 3, [3, 1] part 1 of the mail that part 3 is.
 
 A file may be hostile: 40 kB of a page can keep Python's own parser busy for half a minute. While one is read, the
 process has no network, starts no other programs and writes nothing, and its memory and processor time are bounded. It
@@ -11,17 +13,20 @@ ends when its input does.
 """
 
 import contextlib
+import io
 import json
 import os
 import resource
 import sys
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from server.background import stand_back
 from server.converting.converted import Converted, Reader
-from server.converting.mail import read_mail
+from server.converting.kinds import TEXTS
+from server.converting.mail import content_attached, read_mail
 from server.decoding import MAX_DOCUMENT_BYTES, UnreadableError, decode, is_too_large, read_all
 from server.html_text import html_to_text
 
@@ -34,6 +39,7 @@ REFUSED = (
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 SPARE_CPU_S = 10  # beyond the time that the other end waits: only where that end is gone does this count
+MAX_MAIL_BYTES = 64 << 20  # with all that is attached; taking one apart needs some six times that as memory
 
 
 def main() -> None:
@@ -47,12 +53,10 @@ def main() -> None:
     sys.addaudithook(guard)
     for line in sys.stdin:
         wanted = json.loads(line)
-        path = Path(wanted["path"])
         try:
-            convert = reader_of(path.suffix.lower())
-            bound(wanted["limit_s"], wanted["memory_bytes"])
-            with guard:
-                answer = converted(path, convert)
+            read = reader_of(wanted["kind"])  # what it imports isn't held to a file's bounds
+            with bounded(wanted["limit_s"], wanted["memory_bytes"]), guard:
+                answer = converted(Path(wanted["path"]), wanted["parts"], wanted["kind"], read)
         except ModuleNotFoundError:
             answer = {"missing": True}
         except MemoryError:
@@ -84,36 +88,57 @@ class Guard:
         self._is_on = False
 
 
-def reader_of(suffix: str) -> Reader:
-    """Return what reads files of this kind. Raises ModuleNotFoundError where it isn't installed."""
-    if suffix in (".html", ".htm"):
-        return read_page_file
-    if suffix == ".eml":
-        return read_mail_file
+def reader_of(kind: str) -> Reader:
+    """Return what reads files of a kind, given as a suffix. Raises ModuleNotFoundError where it isn't installed."""
+    if kind in TEXTS:
+        return read_text
+    if kind in (".html", ".htm"):
+        return read_page
+    if kind == ".eml":
+        return read_mail_stream
     from server.converting.office import reader_of as office_reader
 
-    return office_reader(suffix)
+    return office_reader(kind)
 
 
-def read_page_file(path: Path) -> Converted:
+def read_text(stream: BinaryIO) -> Converted:
+    """Return a text as it is. Raises UnreadableError, OSError."""
+    return Converted("", decode(read_all(stream)))
+
+
+def read_page(stream: BinaryIO) -> Converted:
     """Return what a web page says. Raises UnreadableError, OSError."""
-    with path.open("rb") as file:
-        return Converted(*html_to_text(decode(read_all(file))))
+    return Converted(*html_to_text(decode(read_all(stream))))
 
 
-def read_mail_file(path: Path) -> Converted:
+def read_mail_stream(stream: BinaryIO) -> Converted:
     """Return what a mail says. Raises UnreadableError, OSError."""
-    with path.open("rb") as file:
-        raw = read_all(file)
-    if is_too_large(raw):
-        raise UnreadableError(f"is larger than a mail may be ({MAX_DOCUMENT_BYTES >> 20} MiB)")
-    return Converted(*read_mail(raw))
+    return read_mail(mail_bytes(stream))
 
 
-def converted(path: Path, read: Reader) -> dict[str, Any]:
+def mail_bytes(stream: BinaryIO) -> bytes:
+    """Return a whole mail. Raises UnreadableError, OSError."""
+    raw = stream.read(MAX_MAIL_BYTES + 1)
+    if len(raw) > MAX_MAIL_BYTES:
+        raise UnreadableError(f"is larger than a mail may be ({MAX_MAIL_BYTES >> 20} MiB)")
+    return raw
+
+
+def opened(path: Path, parts: Sequence[int]) -> BinaryIO:
+    """Open a file, or what `parts` leads to in it. Raises UnreadableError, OSError."""
+    stream: BinaryIO = path.open("rb")
+    for part in parts:
+        with stream:
+            raw = mail_bytes(stream)
+        stream = io.BytesIO(content_attached(raw, part))
+    return stream
+
+
+def converted(path: Path, parts: Sequence[int], kind: str, read: Reader) -> dict[str, Any]:
     """Return what a file says, or why it can't be told. Raises MemoryError, ModuleNotFoundError."""
     try:
-        made = read(path)
+        with opened(path, parts) as stream:
+            made = read(stream)
     except (MemoryError, ModuleNotFoundError):
         raise
     except UnreadableError as error:
@@ -127,16 +152,14 @@ def converted(path: Path, read: Reader) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001  # whatever a broken file makes a library raise
         return {"error": reason(error)}
     text = made.text.encode(errors="replace")  # half a surrogate pair would be no JSON
-    if not text.strip():
-        scanned = (
-            "; if it is scanned, it needs text recognition first" if path.suffix.lower() == ".pdf" else ""
-        )
+    if not text.strip() and not made.attachments:
+        scanned = "; if it is scanned, it needs text recognition first" if kind == ".pdf" else ""
         return {"error": f"has no text{scanned}"}
     if is_too_large(text):
         return {
             "error": f"its text is larger than a request may be ({MAX_DOCUMENT_BYTES >> 20} MiB); split it"
         }
-    return vars(replace(made, text=text.decode()))
+    return asdict(replace(made, text=text.decode()))
 
 
 def reason(error: Exception) -> str:
@@ -146,16 +169,23 @@ def reason(error: Exception) -> str:
     return f"can't be converted ({kind}: {words})" if words else f"can't be converted ({kind})"
 
 
-def bound(limit_s: float, memory_bytes: int) -> None:
-    """Bound what the next file may take: memory beyond what is used now, and processor time."""
+@contextlib.contextmanager
+def bounded(limit_s: float, memory_bytes: int) -> Iterator[None]:
+    """Bound what a file may take: memory beyond what is used now, until it is left, and processor time."""
+    unbounded = resource.getrlimit(resource.RLIMIT_AS)[1]
     with contextlib.suppress(OSError, ValueError):
         used_pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = used_pages * resource.getpagesize() + memory_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (most, unbounded))
     with contextlib.suppress(OSError, ValueError):
         usage = resource.getrusage(resource.RUSAGE_SELF)
         most_s = int(usage.ru_utime + usage.ru_stime + limit_s + SPARE_CPU_S)
         resource.setrlimit(resource.RLIMIT_CPU, (most_s, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_AS, (unbounded, unbounded))
 
 
 if __name__ == "__main__":

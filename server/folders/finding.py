@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.converting.converter import SUFFIXES as CONVERTED
+from server.converting.kinds import CONVERTED, TEXTS
 from server.folders.ignoring import Rules, rules_for
 from server.incoming import OnSkip, Skipped, short_id
 
-SUFFIXES = frozenset({".txt", ".md", ".rst", ".html", ".htm", ".jsonl"}) | CONVERTED
+SUFFIXES = TEXTS | CONVERTED | {".jsonl"}
 STANDARD_INPUT = "-"
 
 
@@ -45,11 +45,14 @@ class Found:
     hidden: int = 0  # files and folders whose names begin with a dot
     left_out: int = 0  # files and folders by patterns
     links: int = 0  # to folders, and to files outside the folder
+    attached: Counter[str] = field(
+        default_factory=Counter
+    )  # of other kinds, on mails that were read; by suffix
 
     @property
     def passed_over(self) -> int:
-        """How many files and folders weren't looked at."""
-        return self.other_kinds.total() + self.hidden + self.left_out + self.links
+        """How many files, folders and attachments weren't looked at."""
+        return self.other_kinds.total() + self.hidden + self.left_out + self.links + self.attached.total()
 
 
 def find_sources(

@@ -23,7 +23,7 @@ from server.progress import OnDone
 from server.readers import count_documents, read_file, read_stdin, reason
 from server.uploading import IngestReport, ingest, patiently
 
-READING = 1
+READING = 2
 """The way in which files become documents; raise it when they are to be read anew."""
 
 SETTLED_S = 1.0
@@ -118,7 +118,7 @@ class Syncing:
                 on_skip(skipped)
         sources = [source for source in plan.found.sources if source.id in changed]
         if sources:
-            documents = self._documents(sources, limits.get("text_bytes"), on_skip, on_done)
+            documents = self._documents(sources, plan, limits.get("text_bytes"), on_skip, on_done)
             ingest(self.client, documents, report, on_done, self.pause, self.wait)
         if self.delete:
             self.ledger.remove(self._gone(plan, on_skip))
@@ -141,7 +141,7 @@ class Syncing:
         return again
 
     def _documents(
-        self, sources: Sequence[Source], text_bytes: int | None, on_skip: OnSkip, on_done: OnDone
+        self, sources: Sequence[Source], plan: Plan, text_bytes: int | None, on_skip: OnSkip, on_done: OnDone
     ) -> Iterator[Document]:
         """Yield the documents of files, and note in the ledger what was read."""
         for source in sources:
@@ -153,24 +153,31 @@ class Syncing:
             hashes: dict[str, str | None] = {}
             skips: list[Skipped] = []
             n_read = 0
+            is_whole = True
+            others = plan.found.attached
+            read = read_file(source.path, source.id, skips.append, self.converter, others, text_bytes)
             try:
-                for document in read_file(source.path, source.id, skips.append, self.converter, text_bytes):
+                for document in read:
                     n_read += 1
                     if len(hashes) <= MAX_NOTED:
                         hashes[document["id"]] = text_hash(document)
                     yield document
             except (OSError, NotReadNow) as error:
-                on_skip(Skipped(str(source.path), reason(error)))
-                on_done(1, n_read + 1 - n_guessed)
-                continue
+                skips.append(Skipped(str(source.path), reason(error)))
+                is_whole = False
+                hashes = self._before(plan.entries.get(source.id)) | hashes
             for skipped in skips:
                 on_skip(skipped)
             on_done(len(skips), n_read + len(skips) - n_guessed)
-            if len(hashes) <= MAX_NOTED:
-                is_sure = _stamp(source.path) == stamp and _is_settled(source.path, SETTLED_S)
+            if len(hashes) <= MAX_NOTED and (hashes or is_whole):
+                is_sure = is_whole and _stamp(source.path) == stamp and _is_settled(source.path, SETTLED_S)
                 entry = Entry(0, source.id, str(source.path), stamp if is_sure else "")
                 is_list = source.path.suffix.lower() == ".jsonl"
                 self.ledger.put(entry, hashes, skips, keep_foreign=is_list and not self.delete)
+
+    def _before(self, entry: Entry | None) -> dict[str, str | None]:
+        """Return the documents that a file had when it was last read: what can't be read of it now may be in them."""
+        return {copy.id: copy.hash for copy in self.ledger.copies([entry])} if entry else {}
 
     def _gone(self, plan: Plan, on_skip: OnSkip) -> list[Entry]:
         """Return the files that the ledger has in the folders given and that are there no more."""

@@ -145,7 +145,7 @@ function asTable(content, path) {
 
 function asMail(content, path, skip) {
   const { subject, text, from, date, attachments } = mailOf(content, pageText);
-  for (const name of attachments) skip(`${path}, ${name}`, "attachments of mails are not read on this page");
+  for (const name of attachments) skip(`${path}, ${name}`, "attachments are not read here; the command “twopass ingest” reads them");
   if (!text.trim()) throw new Unreadable("has no text");
   return documentOf(path, text, subject, { ...(from ? { from } : {}), ...(date ? { date } : {}) });
 }
