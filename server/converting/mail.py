@@ -9,6 +9,8 @@ from email import message_from_bytes, policy
 from email.errors import InvalidBase64LengthDefect
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -51,7 +53,7 @@ def read_mail(raw: bytes) -> Converted:
     for number, part in enumerate(_leaves(mail)):
         name, content_type, is_attached = _described(part)
         if is_attached:
-            names.append(name or content_type)
+            names.append(name or content_type[:MAX_NAME_BYTES])
             if kind := kind_attached(name, content_type):
                 attachments.append(Attachment(number, name or _unnamed(kind), kind))
             else:
@@ -75,7 +77,7 @@ def content_attached(raw: bytes, number: int) -> bytes:
     Raises:
         UnreadableError: there is no such part, or it can't be decoded.
     """
-    part = next((part for at, part in enumerate(_leaves(_parsed(raw))) if at == number), None)
+    part = next(islice(_leaves(_parsed(raw)), number, None), None)
     content = part.get_payload(decode=True) if part is not None else None
     if part is None or not isinstance(content, bytes):
         raise UnreadableError("isn't there any more: the mail has changed")
@@ -87,6 +89,8 @@ def content_attached(raw: bytes, number: int) -> bytes:
     return content
 
 
+# What is attached is asked for one by one: of 21 MiB with 8 attachments, taking it apart each time took 3 s more.
+@lru_cache(maxsize=2)  # a mail, and one that is attached to it
 def _parsed(raw: bytes) -> EmailMessage:
     return message_from_bytes(raw, Part, policy=policy.default)
 
