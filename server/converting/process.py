@@ -172,11 +172,11 @@ def reason(error: Exception) -> str:
 @contextlib.contextmanager
 def bounded(limit_s: float, memory_bytes: int) -> Iterator[None]:
     """Bound what a file may take: memory beyond what is used now, until it is left, and processor time."""
-    unbounded = resource.getrlimit(resource.RLIMIT_AS)[1]
+    before = resource.getrlimit(resource.RLIMIT_AS)
     with contextlib.suppress(OSError, ValueError):
         used_pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = used_pages * resource.getpagesize() + memory_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (most, unbounded))
+        resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
     with contextlib.suppress(OSError, ValueError):
         usage = resource.getrusage(resource.RUSAGE_SELF)
         most_s = int(usage.ru_utime + usage.ru_stime + limit_s + SPARE_CPU_S)
@@ -185,7 +185,7 @@ def bounded(limit_s: float, memory_bytes: int) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_AS, (unbounded, unbounded))
+            resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 if __name__ == "__main__":

@@ -45,9 +45,7 @@ class Found:
     hidden: int = 0  # files and folders whose names begin with a dot
     left_out: int = 0  # files and folders by patterns
     links: int = 0  # to folders, and to files outside the folder
-    attached: Counter[str] = field(
-        default_factory=Counter
-    )  # of other kinds, on mails that were read; by suffix
+    attached: Counter[str] = field(default_factory=Counter)  # of other kinds, on mails read; by suffix
 
     @property
     def passed_over(self) -> int:
