@@ -171,21 +171,22 @@ def reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def bounded(limit_s: float, memory_bytes: int) -> Iterator[None]:
-    """Bound what a file may take: memory beyond what is used now, until it is left, and processor time."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
+    """Until it is left, bound what a file may take: memory beyond what is used now, and processor time."""
+    before = {each: resource.getrlimit(each) for each in (resource.RLIMIT_AS, resource.RLIMIT_CPU)}
     with contextlib.suppress(OSError, ValueError):
         used_pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = used_pages * resource.getpagesize() + memory_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (most, before[resource.RLIMIT_AS][1]))
     with contextlib.suppress(OSError, ValueError):
         usage = resource.getrusage(resource.RUSAGE_SELF)
         most_s = int(usage.ru_utime + usage.ru_stime + limit_s + SPARE_CPU_S)
-        resource.setrlimit(resource.RLIMIT_CPU, (most_s, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        resource.setrlimit(resource.RLIMIT_CPU, (most_s, before[resource.RLIMIT_CPU][1]))
     try:
         yield
     finally:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_AS, before)
+        for each, limits in before.items():
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(each, limits)
 
 
 if __name__ == "__main__":
