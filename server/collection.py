@@ -35,6 +35,7 @@ from server.jobs import Job, Jobs
 from server.live import Live
 from server.metadata_indexes import MetadataIndexes
 from server.queries import Answer, Query
+from server.recall_history import RecallHistory
 from server.receiving import Accepted, Receiving
 from server.records import Document
 from server.reembedding import LoadEncoder, Reembedding, Workshop
@@ -86,8 +87,9 @@ class Collection:
         self._swapping = threading.Lock()
         self.metadata_indexes = MetadataIndexes(store.catalog, self.jobs, settings.index.metadata_indexes)
         self._search_listeners: list[Callable[[Sequence[Query], Sequence[Answer]], None]] = []
-        self.gauge = Gauge(self._using, settings.index)
-        self.evaluating = Evaluating(self.jobs, self._using, settings.index)
+        self.recall = RecallHistory(store.catalog.recall)
+        self.gauge = Gauge(self._using, settings.index, self.recall)
+        self.evaluating = Evaluating(self.jobs, self._using, settings.index, self.recall)
         self.snapshots = Snapshots(settings.data_dir / SNAPSHOTS, store.catalog, self.jobs)
         self._live = self._make_live(store, encoder)
         self.inbox = Inbox(self.jobs, store.catalog.jobs, self._using)

@@ -18,7 +18,6 @@ from index.curve import (
     serving,
     stored_queries,
     true_rows,
-    wilson,
 )
 from index.two_pass import pool_size
 from index.vectors import Float32
@@ -28,6 +27,8 @@ from server.job_threads import JobThreads
 from server.jobs import Job, Jobs
 from server.live import Live
 from server.quality import measure_quality
+from server.recall_history import RecallHistory, first_pass_in, told_share
+from server.records import RecallPoint
 from server.settings import IndexSettings
 
 ROWS_TRIED = 100_000
@@ -60,10 +61,11 @@ class Wanted:
 class Evaluating:
     """Runs one evaluation at a time, in a thread of its own that stands back behind searches."""
 
-    def __init__(self, jobs: Jobs, use: Use, settings: IndexSettings) -> None:
+    def __init__(self, jobs: Jobs, use: Use, settings: IndexSettings, history: RecallHistory) -> None:
         """`use` lends what serves now."""
         self._use = use
         self._settings = settings
+        self._history = history
         self._threads = JobThreads(jobs, "an evaluation")
 
     def begin(self, wanted: Wanted) -> Job:
@@ -108,7 +110,9 @@ class Evaluating:
     def _measure_recall(
         self, live: Live, job: Job, wanted: Wanted, given: Float32 | None, stop: Stop
     ) -> dict[str, Any] | None:
+        began_at = time.time()
         index = live.store.index
+        first_pass = first_pass_in(live.store, self._settings)
         prefixes, vectors = index.snapshot()
         rows = draw_rows(prefixes, ROWS_TRIED)
         if given is None:
@@ -127,9 +131,18 @@ class Evaluating:
         curve = measure_forms(vectors, rows, queries, wanted.k, stop, job.progress)
         if curve is None:
             return None
+        n = len(queries.rows)
+        if is_as_it_was:
+            kind = "stored" if given is None else "given"
+            sums = (found.pool_recall * n, found.recall * n)
+            self._history.add(
+                RecallPoint(
+                    "evaluation", kind, began_at, time.time(), n, wanted.k, *sums, prefixes.n_live, first_pass
+                )
+            )
         return {
             "k": wanted.k,
-            "queries": len(queries.rows),
+            "queries": n,
             "from": "stored passages" if given is None else "the request",
             "passages": prefixes.n_live,
             "serving": {
@@ -141,7 +154,10 @@ class Evaluating:
             "curve": _told_curve(curve, wanted.k, index.row_bytes),
             "warnings": []
             if is_as_it_was
-            else ["documents came or went meanwhile: the recall as it serves may be off by those"],
+            else [
+                "documents came or went meanwhile: the recall as it serves may be off by those, and isn't kept in the "
+                "history of recall"
+            ],
         }
 
 
@@ -158,12 +174,6 @@ def _given(live: Live, wanted: Wanted) -> Float32 | None:
             raise NoEncoderError("this server has no model to encode a query", "queries[0]")
         vectors += list(live.encoder.encode_queries(wanted.texts))
     return np.stack(vectors) if vectors else None
-
-
-def told_share(share: float, n: int) -> dict[str, float]:
-    """Return a mean over n queries with its 95 % interval, as JSON."""
-    low, high = wilson(share, n)
-    return {"mean": round(share, 5), "low": round(low, 5), "high": round(high, 5)}
 
 
 def _told_serving(found: Serving, row_bytes: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A gauge of live recall: a small share of the searches is answered again, exactly, when there is time for it.
 
 Of a search that was drawn its vector and the documents found are kept, in memory, until it was looked at; no texts.
+What is measured goes to the history of recall as sums.
 The exact scan goes block by block, and after each block rests for as long as keeps it within its part of one core; it
 lets searches go first. So a million passages of 768 dimensions take about a second of work and a minute of time.
 """
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 import structlog
 
-from index.curve import shares, wilson
+from index.curve import shares
 from index.errors import IndexFault
 from index.evaluation import ExactScan
 from index.vectors import Float32, Rows
 from server.background import stand_back
 from server.live import Live
+from server.recall_history import Gathering, RecallHistory, first_pass_in, told_share
 from server.settings import IndexSettings
 from server.store import Found, LocalStore
 
@@ -55,10 +57,17 @@ class _Sample:
 class Gauge:
     """Measures pool recall and final recall of live searches in a thread of its own."""
 
-    def __init__(self, use: Callable[[], AbstractContextManager[Live]], settings: IndexSettings) -> None:
+    def __init__(
+        self,
+        use: Callable[[], AbstractContextManager[Live]],
+        settings: IndexSettings,
+        history: RecallHistory,
+    ) -> None:
         """`use` lends what serves now."""
         self._use = use
+        self._settings = settings
         self._share = settings.gauge_share
+        self._gathering = Gathering(history)
         self._waiting: deque[_Sample] = deque()
         self._checked: deque[tuple[float, float]] = deque(maxlen=KEPT)  # pool recall, recall
         self._of = (0, 0)  # generation and build that the figures are of
@@ -118,21 +127,28 @@ class Gauge:
     def _run(self) -> None:
         stand_back()
         while not self._stopping.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            while self._waiting and not self._stopping.is_set():
-                samples = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
-                try:
-                    self._check(samples)
-                except IndexFault as error:
-                    # The next ones may do better; a damaged file shows itself to searches too.
-                    structlog.get_logger().warning("the gauge couldn't read", kind=type(error).__name__)
-                    self._stopping.wait(1)
+            if self._waiting:
+                self._check_some()
+            else:
+                self._wake.wait(self._gathering.due_s())
+                self._wake.clear()
+            self._gathering.save_if_due()
+        self._gathering.save()
+
+    def _check_some(self) -> None:
+        samples = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+        try:
+            self._check(samples)
+        except IndexFault as error:
+            # The next ones may do better; a damaged file shows itself to searches too.
+            structlog.get_logger().warning("the gauge couldn't read", kind=type(error).__name__)
+            self._stopping.wait(1)
 
     def _check(self, samples: list[_Sample]) -> None:
         with self._use() as live:
             store = live.store
             now = (store.generation, store.index.build)
+            first_pass = first_pass_in(store, self._settings)
             prefixes, vectors = store.index.snapshot()
         if now != self._of:  # another first pass: what was found out of the old one is of no use
             self._of = now
@@ -168,6 +184,7 @@ class Gauge:
                 (in_pool,) = shares([pool], [true])
                 (final,) = shares([np.array(list(sample.documents), np.int64)], [of_documents])
                 self._checked.append((in_pool, final))
+                self._gathering.add(first_pass, prefixes.n_live, in_pool, final)
         self._rest(began)
 
     def _yield(self) -> None:
@@ -198,8 +215,4 @@ def _best_passages(best: Rows, document_of: dict[int, int], sample: _Sample) -> 
 
 
 def _interval(found: list[float]) -> dict[str, float] | None:
-    if not found:
-        return None
-    mean = float(np.mean(found))
-    low, high = wilson(mean, len(found))
-    return {"mean": round(mean, 5), "low": round(low, 5), "high": round(high, 5)}
+    return told_share(float(np.mean(found)), len(found)) if found else None

@@ -89,6 +89,22 @@ class InboxDocument:
 
 
 @dataclass(frozen=True)
+class RecallPoint:
+    """Recall as it was measured on some searches, added up."""
+
+    source: str  # gauge or evaluation
+    queries: str  # live, stored or given
+    began_at: float  # seconds since 1970, UTC: when the first of the searches was made again
+    ended_at: float  # the last of them
+    searches: int
+    k: int | None  # nearest that were to be found; None: as many as each search asked for
+    in_pool: float  # the sum, over the searches, of the share of them among the candidates
+    found: float  # likewise among the hits
+    passages: int  # that there were, at the last of the searches
+    first_pass: str  # JSON object, in canonical form
+
+
+@dataclass(frozen=True)
 class LiveRows:
     """Rows that have a passage, sorted: (n,) each."""
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections import namedtuple
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from server.doctor.machine import (
 from server.doctor.subject import Data
 from server.encoders.fingerprint import Fingerprint
 from server.memory import Room, room
+from server.records import RecallPoint
 from server.settings import EncoderSettings, IndexSettings, Settings
 
 MIB = 1 << 20
@@ -193,24 +195,34 @@ def test_the_model_that_serves_must_have_made_the_vectors():
 
 
 @pytest.mark.parametrize(
-    ("recalls", "gauge", "status"),
+    ("recalls", "points", "status", "told"),
     [
-        (RECALL, None, "ok"),
-        ({**RECALL, "8": 0.97}, None, "warn"),
-        ({**RECALL, "4": 0.7, "8": 0.8}, None, "fail"),
-        (RECALL, {"mean": 0.985, "low": 0.97, "high": 0.99}, "ok"),
-        (RECALL, {"mean": 0.95, "low": 0.94, "high": 0.96}, "warn"),
-        (RECALL, {"mean": 0.5, "low": 0.4, "high": 0.6}, "fail"),
+        (RECALL, [], "ok", ""),
+        ({**RECALL, "8": 0.97}, [], "warn", ""),
+        ({**RECALL, "4": 0.7, "8": 0.8}, [], "fail", ""),
+        (RECALL, [("gauge", 120, 118)], "ok",
+         "Live searches: 0.983 (0.941 to 0.995), 120 looked at, on 2026-11-20"),
+        # Two days of live searches count together, and say more than the one before this one's evaluation.
+        (RECALL, [("gauge", 900, 855), ("evaluation", 10, 10), ("gauge", 100, 95), ("evaluation", 200, 199)],
+         "warn", "Live searches: 0.950 (0.935 to 0.962), 1,000 looked at, on 2026-11-20. An evaluation: 0.995 "
+         "(0.972 to 0.999), 200 looked at, on 2026-11-20"),
+        (RECALL, [("evaluation", 200, 100)], "fail",
+         "An evaluation: 0.500 (0.431 to 0.569), 200 looked at, on 2026-11-20"),
     ],
-)
-def test_recall_is_that_of_the_rebuild_and_of_live_searches(recalls, gauge, status):
+)  # fmt: skip
+def test_recall_is_that_of_the_rebuild_and_of_what_was_measured_since(recalls, points, status, told):
     evidence = {**EVIDENCE, "calibration": {**EVIDENCE["calibration"], "pool_recall": recalls}}
-    subject = replace(having(evidence=evidence), gauge={"checked": 120, "pool_recall": gauge})
-    check = check_recall(subject)
+    measured = tuple(point(*each) for each in points)
+    check = check_recall(replace(having(evidence=evidence), measured=measured))
     assert check.status == status
     assert check.found.startswith(f"{max(recalls['8'], recalls['4']):.3f} of the true 10 nearest")
     assert "1,000,000 passages; wanted are 0.99" in check.found
-    assert ("Live searches" in check.found) is (gauge is not None)
+    assert check.found.partition("0.99")[2].partition(". ")[2] == told
+
+
+def point(source, searches, in_pool):
+    at = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
+    return RecallPoint(source, "live", at, at, searches, 10, in_pool, in_pool, 1_000_000, "{}")
 
 
 def test_few_passages_need_no_measurement_and_many_do():

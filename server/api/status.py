@@ -1,7 +1,10 @@
 """Routes that tell how the server is: /stats, /info, /doctor, /metrics, the health routes. And /openapi.json."""
 
+from datetime import datetime
+from typing import Annotated
+
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from server import __version__
@@ -9,8 +12,9 @@ from server.api.answers import answer
 from server.api.rights import for_anyone, for_readers
 from server.api.routes import Route
 from server.api.schemas import DoctorOut
-from server.api.status_schemas import InfoOut, StatsOut
+from server.api.status_schemas import InfoOut, RecallHistoryOut, StatsOut
 from server.api.threads import Running, Service
+from server.catalog.recall_table import KEPT
 from server.doctor import Report, examine, served
 from server.errors import StoppingError
 from server.metrics import MEDIA_TYPE
@@ -23,6 +27,22 @@ router = APIRouter(tags=["status"], route_class=Route)
 async def stats(service: Service) -> Response:
     """Counts, sizes and what is degraded."""
     return answer(await service.read(service.collection.stats))
+
+
+@router.get("/stats/recall", response_model=RecallHistoryOut)
+@for_readers
+async def recall(
+    service: Service,
+    since: Annotated[
+        datetime | None,
+        Query(
+            description="Only points with a search from then on: as ISO 8601, UTC where it doesn't say otherwise."
+        ),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=KEPT, description="Points at most, the newest.")] = 100,
+) -> Response:
+    """Recall as it was measured over time, the oldest first. A restart forgets none of it."""
+    return answer({"points": await service.read(service.collection.recall.points, limit, since)})
 
 
 @router.get("/info", response_model=InfoOut)

@@ -1,6 +1,6 @@
 """What /stats and /info tell. Their parts are told as they are, by whoever has measured them."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -43,6 +43,55 @@ class StatsOut(BaseModel):
     most."""
     damage: dict[str, Any]
     """rows damaged and not mended yet, documents that only their sender can mend, and up to 100 of their ids."""
+
+
+class ShareOut(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    mean: float
+    """Over the searches."""
+    low: float
+    """Lower end of its 95 % interval."""
+    high: float
+    """Upper end."""
+
+
+class RecallPointOut(BaseModel):
+    """Some searches that were made again exactly, together. None of what was asked is kept."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    source: Literal["gauge", "evaluation"]
+    """What measured: the gauge, whose point grows for a day and until it has 20 searches, 30 days at most, or an
+    evaluation."""
+    queries: Literal["live", "stored", "given"]
+    """What was searched for: what people asked for, stored passages, or what the request for an evaluation named."""
+    began_at: str
+    """When the first of the searches was made again, ISO 8601 in UTC."""
+    ended_at: str
+    """The last of them."""
+    searches: int
+    """How many."""
+    k: int | None
+    """Nearest that were to be found; null: as many as each search asked for."""
+    pool_recall: ShareOut
+    """Share of the true nearest among the candidates."""
+    recall: ShareOut
+    """Share of them among the hits."""
+    passages: int
+    """That there were, at the last of the searches."""
+    first_pass: dict[str, Any]
+    """Which one: generation, build, rows when it was made, kind, codec, order, prefix_dim, row_bytes (with lists also
+    n_lists and n_probes), and oversample, unless a search asked for another. Another one begins another point."""
+
+
+class RecallHistoryOut(BaseModel):
+    """The last 1000 points are kept."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    points: list[RecallPointOut]
+    """The oldest first."""
 
 
 class InfoOut(BaseModel):

@@ -20,6 +20,7 @@ from server.catalog.filtering import Filtering
 from server.catalog.fulltext import FullText
 from server.catalog.generations import Generations
 from server.catalog.job_table import JobTable, leave
+from server.catalog.recall_table import RecallTable
 from server.errors import StaleWriteError
 from server.records import Document, DocumentWrite, Known, LiveRows, PassageRow, Removed, Stored
 
@@ -43,6 +44,7 @@ class Catalog:
         self.jobs = JobTable(self._database)
         self.filtering = Filtering(self._database, read_only=read_only)
         self.fulltext = FullText(self._database)
+        self.recall = RecallTable(self._database)
 
     # Writing
 

@@ -96,6 +96,24 @@ CREATE INDEX inbox_by_id ON inbox (id);
     + FULL_TEXT
 )
 
+# Made with its first row (recall_table.py), not with the others: a catalog of before has it as soon as it needs it, and
+# a full disk keeps none from being opened.
+RECALL_POINTS = """
+CREATE TABLE IF NOT EXISTS recall_points (
+    number       INTEGER PRIMARY KEY,  -- in the order in which they were begun
+    source       TEXT NOT NULL,      -- gauge or evaluation
+    queries      TEXT NOT NULL,      -- live, stored or given
+    began_at     REAL NOT NULL,      -- seconds since 1970, UTC: when the first of the searches was made again
+    ended_at     REAL NOT NULL,      -- the last of them
+    searches     INTEGER NOT NULL,
+    k            INTEGER,            -- nearest that were to be found; NULL: as many as each search asked for
+    in_pool      REAL NOT NULL,      -- the sum, over the searches, of the share of them among the candidates
+    found        REAL NOT NULL,      -- likewise among the hits
+    passages     INTEGER NOT NULL,   -- that there were, at the last of the searches
+    first_pass   TEXT NOT NULL       -- which one, as a JSON object
+) STRICT
+"""
+
 # The statements that lead from this format to the next.
 MIGRATIONS = {
     1: """

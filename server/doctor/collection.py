@@ -8,11 +8,12 @@ from server.doctor.checks import Check, Health, mib
 from server.doctor.subject import Data, Subject
 from server.encoders.known import prefix_warnings
 from server.memory import limit_bytes, room
+from server.recall_history import told_point, total
 
 POOR_RECALL = 0.9
 """Below it one of ten neighbours is missed: something is wrong, not only tight."""
 
-SLACK = 0.01  # by which live recall may stay below the target, which was measured on other queries
+SLACK = 0.01  # by which recall may stay below the target, which was measured on other queries
 
 MAX_NAMED = 5  # documents
 
@@ -66,12 +67,17 @@ def check_recall(subject: Subject) -> Check:
         f"made, over {data.evidence.get('rows', 0):,} passages; wanted are {target:g}"
     )
     worst = measured
-    if live := subject.gauge.get("pool_recall"):
-        found += (
-            f". Live searches: {live['mean']:.3f} ({live['low']:.3f} to {live['high']:.3f}), "
-            f"{subject.gauge['checked']} looked at"
-        )
-        worst = min(worst, live["high"] + SLACK)
+    live = [each for each in subject.measured if each.source == "gauge"]
+    evaluations = [each for each in subject.measured if each.source == "evaluation"]
+    for what, points in (("Live searches", live), ("An evaluation", evaluations[-1:])):
+        if points:
+            told = told_point(total(points))
+            pool = told["pool_recall"]
+            found += (
+                f". {what}: {pool['mean']:.3f} ({pool['low']:.3f} to {pool['high']:.3f}), "
+                f"{told['searches']:,} looked at, on {told['ended_at'][:10]}"
+            )
+            worst = min(worst, pool["high"] + SLACK)
     if worst >= target:
         return Check("recall", Health.OK, found)
     advice = (

@@ -1,11 +1,12 @@
 """What is examined: a collection that a server has open, or the files that lie there while none runs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from index.calibration import Calibration
 from index.disk import DiskSpeed
 from index.durable import lock_holder
 from index.first_pass import FirstPassFolder
@@ -14,6 +15,8 @@ from index.two_pass import n_rows_on_disk, vector_path
 from server.catalog import Catalog
 from server.collection import Collection
 from server.encoders.fingerprint import Fingerprint
+from server.recall_history import first_pass_in, told_first_pass
+from server.records import RecallPoint
 from server.reembedding import encoder_in_force, identity
 from server.settings import EncoderSettings, Settings
 from server.store import CATALOG_NAME, shape_of
@@ -50,7 +53,7 @@ class Subject:
     is_running: bool = False  # whether a server is there, asked or not
     serving: Fingerprint | None = None  # of the encoder at work; None: there is none
     is_encoder_down: bool = False
-    gauge: dict[str, Any] = field(default_factory=dict)  # as in GET /stats
+    measured: tuple[RecallPoint, ...] = ()  # of the first pass in place, the oldest first
     disk: DiskSpeed | None = None  # as measured at start
 
 
@@ -70,7 +73,8 @@ def served(collection: Collection, settings: Settings) -> Subject:
     )  # fmt: skip
     return Subject(
         settings, store.folder, data, True, True, encoder.fingerprint if encoder else None,
-        encoder is not None and encoder.is_down, collection.gauge.told(), collection.disk,
+        encoder is not None and encoder.is_down, _measured(store.catalog, first_pass_in(store, settings.index)),
+        collection.disk,
     )  # fmt: skip
 
 
@@ -101,4 +105,13 @@ def stored(settings: Settings) -> Subject:
             manifest.plan if manifest else plain(shape.prefix_dim), manifest.evidence if manifest else {},
             vector_path(folder, shape), in_force, identity(in_force) != identity(settings.encoder),
         )  # fmt: skip
-    return Subject(settings, folder, data, is_running=is_running)
+        calibration = Calibration.from_evidence(data.evidence)
+        oversample = max(settings.index.oversample, calibration.oversample if calibration else 1.0)
+        build = manifest.number if manifest else 0
+        first_pass = told_first_pass(generation.number, build, data.plan, data.evidence, oversample)
+        measured = _measured(catalog, first_pass)
+    return Subject(settings, folder, data, is_running=is_running, measured=measured)
+
+
+def _measured(catalog: Catalog, first_pass: str) -> tuple[RecallPoint, ...]:
+    return tuple(point for point in catalog.recall.newest() if point.first_pass == first_pass)
