@@ -4,14 +4,16 @@ import json
 import os
 import re
 from collections import Counter
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import kept_port, serving
+from conftest import clustered, kept_port, serving
 from playwright.sync_api import expect
 
 from benchmarks.browser import chromium, find_chromium
+from server.catalog import Catalog
 from server.docstrings import collect_docstrings
 
 FIRST_LOAD_BYTES = 150_000
@@ -122,6 +124,12 @@ def drop(page, files):
     expect(page.locator("#drop-here")).to_be_visible()
     page.dispatch_event("body", "drop", {"dataTransfer": transfer})
     expect(page.locator("#drop-here")).to_be_hidden()
+
+
+def check_axe(page):
+    found = Axe().run(page).response["violations"]
+    assert [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found
+            if each["impact"] in ("serious", "critical")] == []  # fmt: skip
 
 
 pytestmark = pytest.mark.browser
@@ -380,6 +388,55 @@ def test_a_measurement_is_watched_and_drawn(page, site):
     assert page.locator("#curve tbody tr").count() == len(job["result"]["curve"]["forms"])
 
 
+def test_measurements_are_drawn_over_time_after_a_restart_too(tmp_path, open_page):
+    settings = {"encoder__model": "none", "encoder__dim": 16, "index__gauge_share": 1}
+    vectors = clustered(60, 16, seed=1).tolist()
+    with serving(tmp_path, **settings) as server:
+        documents = [{"id": str(n), "vector": each} for n, each in enumerate(vectors)]
+        server.http.post("/documents", json={"documents": documents}).raise_for_status()
+        page = open_page(f"{server.url}/#collection")
+        place = page.locator("#recall-history")
+        expect(place).to_contain_text("“Measure now” makes a beginning")
+        page.get_by_role("button", name="Measure now").click()
+        expect(place).to_contain_text(re.compile(r"Last measured .*: recall 1\.000 ± 0\.060, on 60 stored"))
+        server.http.post("/search", json={"vector": vectors[0]}).raise_for_status()
+        while len(server.http.get("/stats/recall").json()["points"]) < 2:
+            pass
+        server.stop()
+    with Catalog(tmp_path / "collections" / "default" / "catalog.sqlite3") as catalog:
+        (evaluation, _) = catalog.recall.newest()
+        other = json.dumps({**json.loads(evaluation.first_pass), "codec": "pq4"})
+        catalog.recall.add(replace(evaluation, first_pass=other, found=0.985 * evaluation.searches))
+    with serving(tmp_path, **settings) as server:
+        page = open_page(f"{server.url}/#collection")
+        place = page.locator("#recall-history")
+        expect(place.locator(".evaluation path")).to_have_count(2)
+        expect(place.locator(".gauge .few circle")).to_have_count(1)
+        assert (
+            place.locator(".change title").text_content().startswith("another first pass: pq4, 16 dimensions")
+        )
+        assert place.locator("svg text").all_text_contents()[:2] == [
+            "0.970",
+            "0.980",
+        ]  # the interval goes on below
+        expect(place.locator("svg")).to_have_accessible_name(
+            re.compile(
+                r"^Recall over time: 3 measurements from .*, between 0\.985 and 1\.000; the table below"
+            )
+        )
+        assert place.locator(".gauge title").text_content().partition(", 1 live")[2] == (
+            " search: recall 1.000 ± 0.793, 1.000 among the candidates; 60 passages; float32, 16 dimensions, "
+            "8 candidates a hit"
+        )
+        expect(page.locator("#jobs")).to_contain_text("None since the server started")
+        place.locator("summary").click()
+        told = place.locator("tbody tr").all_inner_texts()
+        assert ["live" in each for each in told] == [False, True, False]  # the newest first
+        assert "0.985 ±" in told[0] and "pq4" in told[0]
+        check_axe(page)
+        server.stop()
+
+
 def test_a_job_is_paused_and_cancelled(page, site):
     lines = b"\n".join(
         json.dumps({"id": f"many-{n}", "text": f"a text with the number {n}"}).encode() for n in range(5000)
@@ -480,22 +537,17 @@ def test_a_key_is_asked_for_kept_in_the_tab_alone_and_sent(tmp_path, open_page, 
 def test_axe_finds_nothing_serious(site, open_page, scheme):
     page = open_page(site.url, color_scheme=scheme, reduced_motion="reduce")
 
-    def check():
-        found = Axe().run(page).response["violations"]
-        assert [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found
-                if each["impact"] in ("serious", "critical")] == []  # fmt: skip
-
     search(page, "read a zip archive")
     hits(page).first.locator(".title").click()
     page.get_by_role("button", name="How").click()
     page.get_by_role("button", name="Filter", exact=True).click()
-    check()
+    check_axe(page)
     for view in ("Add", "Collection"):
         page.get_by_role("link", name=view, exact=True).click()
         expect(page.locator(f"#{view.lower()}-title")).to_be_visible()
-        check()
+        check_axe(page)
     page.get_by_role("button", name="Enter a key").click()
-    check()
+    check_axe(page)
 
 
 def test_a_phone_needs_no_sideways_scrolling(site, open_page):

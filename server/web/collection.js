@@ -6,15 +6,20 @@ import { bytes, count } from "./format.js";
 import { followJob, hasEnded, jobItem, jobProgress } from "./jobs.js";
 import { askForKey, forgetKey, storedKey } from "./key.js";
 import { drawCurve } from "./curve.js";
+import { drawHistory } from "./history.js";
 import { drawRecall } from "./recall.js";
 import { showSnapshots, startSnapshots } from "./snapshots.js";
 
 const LOOK_MS = 2000; // between two looks, while the view is open and seen
 const SHOWN_JOBS = 20;
+const HISTORY_MS = 60_000; // between two looks at what was measured; the server writes it down every few minutes
+const SHOWN_POINTS = 400; // measurements: 170 kB
 
 let timer = null;
 let shownJobs = ""; // the jobs as they are shown: drawn again only when they changed, or a button would lose its focus
 let curveOf = null; // the job whose curve is drawn
+let shownHistory = ""; // the measurements as they are drawn
+let historyAt = -Infinity; // when they were asked for
 
 export function start() {
   at("measure").addEventListener("click", measure);
@@ -33,6 +38,7 @@ export const close = () => clearInterval(timer);
 
 export function again() {
   showAccess();
+  historyAt = -Infinity;
   look();
   showSnapshots();
 }
@@ -44,6 +50,7 @@ async function look() {
     showFacts(stats, info);
     showRecall(stats, jobs);
     showJobs(jobs);
+    await showHistory();
   } catch (error) {
     at("collection-problem").replaceChildren(...(error instanceof Unreachable ? [] : [told(error)])); // that stands above
   }
@@ -66,12 +73,26 @@ function showFacts(stats, info) {
 
 function showRecall(stats, jobs) {
   const measured = jobs.filter((job) => job.type === "evaluate" && job.status === "done" && job.result.curve);
-  at("recall").replaceChildren(...drawRecall(stats, measured));
+  at("recall").replaceChildren(...drawRecall(stats));
   at("measure").disabled = jobs.some((job) => job.type === "evaluate" && !hasEnded(job));
   if (measured.length && measured[0].id !== curveOf) {
     curveOf = measured[0].id;
+    historyAt = -Infinity; // there is a new point in it
     at("curve").replaceChildren(...drawCurve(measured[0].result));
   }
+}
+
+async function showHistory() {
+  if (performance.now() - historyAt < HISTORY_MS) return;
+  historyAt = performance.now();
+  const { points } = await ask(`stats/recall?limit=${SHOWN_POINTS}`);
+  const now = JSON.stringify(points);
+  if (now === shownHistory) return;
+  const place = at("recall-history");
+  const isOpen = place.querySelector("details")?.open;
+  shownHistory = now;
+  place.replaceChildren(...drawHistory(points));
+  if (isOpen) place.querySelector("details").open = true;
 }
 
 function showJobs(jobs) {

@@ -50,9 +50,9 @@ function plot({ curve, serving, passages }, oversample) {
   const wide = roomFor();
   const values = sharesFrom(Math.max(LOWEST, Math.min(...curve.forms.map((form) => form.recall[oversample]), own.y)), 5);
   const lowest = values[0];
-  const x = (size) => LEFT + (Math.log(size / least) / Math.log(most / least || 2)) * (wide - LEFT - RIGHT);
+  const x = (size) => LEFT + (Math.log(size / least) / (Math.log(most / least) || 1)) * (wide - LEFT - RIGHT);
   const y = (value) => TOP + ((1 - Math.max(value, lowest)) / (1 - lowest || 1)) * (HIGH - TOP - BOTTOM);
-  const ticks = [0, 1, 2, 3].map((n) => least * (most / least) ** (n / 3));
+  const ticks = (most > least ? [0, 1, 2, 3] : [0]).map((n) => least * (most / least) ** (n / 3));
   return svg("svg", { viewBox: `0 0 ${wide} ${HIGH}`, role: "img", "aria-label": "Recall by memory; the table below has the figures" },
     values.map((value) => [
       svg("line", { class: "grid", x1: LEFT, x2: wide - RIGHT, y1: y(value), y2: y(value) }),
