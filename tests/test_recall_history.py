@@ -1,5 +1,6 @@
 """Recall over time: kept through restarts and kills, bounded, and never in the way of a search."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,12 +15,14 @@ from conftest import clustered, serving
 
 from server.backups.restoring import restore
 from server.backups.writing import write_backup
+from server import recall_history
 from server.catalog import Catalog, recall_table
 from server.doctor import stored as examined
 from server.doctor.collection import check_recall
+from server.gauge import Gauge
 from server.recall_history import SAVE_S, Gathering, RecallHistory, told_point
 from server.records import RecallPoint
-from server.settings import Settings
+from server.settings import IndexSettings, Settings
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1" / "collections" / "default" / "catalog.sqlite3"
 N, DIM, SEARCHES = 1200, 32, 30
@@ -133,6 +136,18 @@ def test_live_searches_are_saved_at_once_and_then_every_few_minutes(catalog, mon
     assert saved() == [(3, 2.5, 2.0)]
     gathering.save()
     assert saved() == [(3, 2.5, 2.0), (1, 1.0, 1.0)] and gathering.due_s() is None
+
+
+def test_the_gauge_saves_what_it_has_when_the_time_comes_and_nobody_searches(catalog, monkeypatch):
+    monkeypatch.setattr(recall_history, "SAVE_S", 0.05)
+    gauge = Gauge(contextlib.nullcontext, IndexSettings(), RecallHistory(catalog.recall))
+    gauge._gathering.add(FIRST_PASS, 1000, 1.0, 1.0)
+    gauge._gathering.save()
+    gauge._gathering.add(FIRST_PASS, 1000, 1.0, 1.0)
+    gauge.start()
+    while catalog.recall.newest()[0].searches != 2:
+        pass
+    gauge.close()
 
 
 def test_a_point_is_told_with_its_means_and_wilsons_intervals():
