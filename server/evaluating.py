@@ -133,13 +133,13 @@ class Evaluating:
             return None
         n = len(queries.rows)
         if is_as_it_was:
-            kind = "stored" if given is None else "given"
-            sums = (found.pool_recall * n, found.recall * n)
             self._history.add(
                 RecallPoint(
-                    "evaluation", kind, began_at, time.time(), n, wanted.k, *sums, prefixes.n_live, first_pass
+                    source="evaluation", queries="stored" if given is None else "given", began_at=began_at,
+                    ended_at=time.time(), searches=n, k=wanted.k, in_pool=found.pool_recall * n, found=found.recall * n,
+                    passages=prefixes.n_live, first_pass=first_pass,
                 )
-            )
+            )  # fmt: skip
         return {
             "k": wanted.k,
             "queries": n,

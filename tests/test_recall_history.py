@@ -13,9 +13,9 @@ import pytest
 import structlog
 from conftest import clustered, serving
 
+from server import recall_history
 from server.backups.restoring import restore
 from server.backups.writing import write_backup
-from server import recall_history
 from server.catalog import Catalog, recall_table
 from server.doctor import stored as examined
 from server.doctor.collection import check_recall
