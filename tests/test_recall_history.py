@@ -236,8 +236,8 @@ def past(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(past):
-    """The next server on that directory."""
-    with serving(past[0], **NO_MODEL) as server:
+    """The next server on that directory, set to the first pass that is there: or it would make another at once."""
+    with serving(past[0], **NO_MODEL, index__codec="int8") as server:
         yield server
         server.stop()
 
