@@ -218,7 +218,7 @@ def test_openapi_names_every_route_and_the_error_shape(filled):
         "/index/reembed", "/index/rollback", "/index/generations", "/index/generations/{number}",
         "/v1/embeddings", "/v1/models", "/v1/models/{model}", "/evaluate",
         "/metadata/indexes", "/metadata/indexes/{path}", "/snapshots", "/snapshots/{name}", "/index/compact",
-        "/index/rebuild", "/jobs", "/jobs/{id}", "/stats", "/info", "/metrics", "/doctor",
+        "/index/rebuild", "/jobs", "/jobs/{id}", "/stats", "/stats/recall", "/info", "/metrics", "/doctor",
         "/livez", "/readyz", "/health",
     }  # fmt: skip
     body = openapi["paths"]["/documents"]["post"]["requestBody"]["content"]
