@@ -36,9 +36,9 @@ OPEN = {
 FOR_READERS = {
     ("POST", "/search"), ("POST", "/search/batch"), ("GET", "/documents"), ("GET", "/documents/{id:path}"),
     ("POST", "/v1/embeddings"), ("GET", "/v1/models"), ("GET", "/v1/models/{model:path}"), ("GET", "/jobs"),
-    ("GET", "/jobs/{id}"), ("GET", "/jobs/{id}/events"), ("GET", "/index/generations"), ("GET", "/stats"), ("GET", "/stats/recall"),
-    ("GET", "/info"), ("GET", "/doctor"), ("GET", "/metadata/indexes"), ("GET", "/metadata/fields"),
-    ("GET", "/metrics"), ("POST", "/documents/compare"),
+    ("GET", "/jobs/{id}"), ("GET", "/jobs/{id}/events"), ("GET", "/index/generations"), ("GET", "/stats"),
+    ("GET", "/stats/recall"), ("GET", "/info"), ("GET", "/doctor"), ("GET", "/metadata/indexes"),
+    ("GET", "/metadata/fields"), ("GET", "/metrics"), ("POST", "/documents/compare"),
 }  # fmt: skip
 
 
