@@ -1,5 +1,6 @@
 """Memory: what the codes may take, and that too little of it refuses writes or makes leaner codes, and kills nobody."""
 
+import gc
 from base64 import b64encode
 from dataclasses import replace
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from server import upkeep
 from server.budget import RESERVE_BYTES, Budget, budget_of
 from server.errors import answer_for
 from server.jobs import Jobs
-from server.memory import Room
+from server.memory import Room, no_garbage
 from server.settings import IndexSettings
 from server.upkeep import Upkeep
 
@@ -208,3 +209,17 @@ def test_a_full_budget_refuses_writes_and_nothing_else(tmp_path, serve):
         assert server.http.get("/documents/more").status_code == 404
         assert {job["type"] for job in server.http.get("/jobs").json()["jobs"]} <= {"rebuild"}
         assert server.stop() == 0
+
+
+def test_what_is_imported_is_not_looked_through_for_garbage_and_all_else_is():
+    frozen = gc.get_freeze_count()
+    try:
+        with no_garbage():
+            assert not gc.isenabled()
+            kept = [[n] for n in range(1000)]
+        assert gc.isenabled() and gc.get_freeze_count() >= frozen + len(kept)
+        with pytest.raises(ImportError), no_garbage():
+            raise ImportError
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()

@@ -35,9 +35,12 @@ def serve(
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: sys.exit(0))
 
-    from server.app import serve as run_server
-    from server.errors import StartupError
-    from server.settings import SettingsError, load_settings
+    from server.memory import no_garbage
+
+    with no_garbage():
+        from server.app import serve as run_server
+        from server.errors import StartupError
+        from server.settings import SettingsError, load_settings
 
     given = {"data_dir": data_dir, "server.host": host, "server.port": port, "index.check_on_open": check}
     try:
