@@ -31,13 +31,13 @@ STALE := stale
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check bench docs container lock clean stale
+.PHONY: help setup demo serve test test-faults check bench docs container lock clean stale
 .DELETE_ON_ERROR:
 
 help: ## this list
 	@echo "twopass: vector search in two passes. Start with: make demo"
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(PROJECT_MARK) ## make or update the environment in .venv/ (nothing to do when it is current)
 
@@ -49,6 +49,11 @@ serve: setup ## run the server on http://127.0.0.1:8000
 
 test: setup ## run the tests (ARGS="-k name" to choose, ARGS="-n 0" for one after another)
 	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-faults: setup ## what takes long: 100 kills, an old processor, the tests without a network, an hour of load
+	.venv/bin/python -m pytest -n 2 --dist load -m faults
+	unshare --map-root-user --net sh -c 'ip link set lo up && .venv/bin/python -m pytest -n 2 --dist loadfile'
+	.venv/bin/python -m benchmarks soak
 
 check: setup ## lint, format and type checks
 	.venv/bin/python -m ruff check .

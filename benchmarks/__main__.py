@@ -2,8 +2,8 @@
 
 `python -m benchmarks peers …` compares with other stores; it has options, and packages, of its own.
 `python -m benchmarks encoders …` compares what runs the model, `python -m benchmarks filters …` filters with none,
-`python -m benchmarks kills …` kills a change of the model, `python -m benchmarks targets …` looks whether target_recall
-holds; they have options of their own.
+`python -m benchmarks kills …` kills a change of the model, `python -m benchmarks soak …` loads a server for an hour,
+`python -m benchmarks targets …` looks whether target_recall holds; they have options of their own.
 `python -m benchmarks page` measures the page in Chromium, `python -m benchmarks screenshots` takes its pictures.
 `python -m benchmarks pictures` draws those of docs/how-it-works.md.
 """
@@ -19,6 +19,7 @@ OWN_OPTIONS = {
     "encoders": "benchmarks.encoders",
     "filters": "benchmarks.filters",
     "kills": "benchmarks.kills",
+    "soak": "benchmarks.soak",
     "targets": "benchmarks.targets",
     "page": "benchmarks.page",
     "screenshots": "benchmarks.screenshots",

@@ -163,12 +163,23 @@ class Writer:
 
 
 def test_25_kills_at_random_moments_of_concurrent_ingests_lose_nothing(tmp_path, serve):
+    lose_nothing(tmp_path, serve, 25, [signal.SIGKILL])
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("part", range(4))
+def test_100_kills_and_stops_at_random_moments_lose_nothing(tmp_path, serve, part):
+    lose_nothing(tmp_path, serve, 25, [signal.SIGKILL, signal.SIGTERM])
+
+
+def lose_nothing(tmp_path, serve, n_rounds, ways):
+    """End a server so often, in one of these ways, while three threads write; look each time what it has."""
     seed = random.randrange(1 << 30)
     print("seed", seed)
     moments = random.Random(seed)
     expected, uncertain = {}, set()
     n_requests = 0
-    for round_number in range(26):
+    for round_number in range(n_rounds + 1):
         with serve(tmp_path, **BROUGHT) as server:
             there = stored(server)
             for name, (text, version) in there.items():
@@ -183,7 +194,7 @@ def test_25_kills_at_random_moments_of_concurrent_ingests_lose_nothing(tmp_path,
                 "/documents/delete", json={"ids": sorted(uncertain | (set(there) - set(expected)))}
             )
             expected |= dict.fromkeys(uncertain)
-            if round_number == 25:
+            if round_number == n_rounds:
                 assert server.stop() == 0
                 break
             writers = [Writer(server.url, f"w{i}", seed + 10 * round_number + i) for i in range(3)]
@@ -191,7 +202,7 @@ def test_25_kills_at_random_moments_of_concurrent_ingests_lose_nothing(tmp_path,
                 writing = [threads.submit(writer.write) for writer in writers]
                 moment = moments.uniform(0.02, 0.7)  # the moment is the test
                 wait(writing, moment, FIRST_EXCEPTION)
-                server.stop(signal.SIGKILL)
+                server.stop(moments.choice(ways))
             for each in writing:
                 each.result()
         check_clean(tmp_path)
