@@ -156,6 +156,8 @@ class Writer:
                 except httpx.TransportError:
                     self.uncertain = set(ids)
                     return
+                if answer.status_code == 503 and answer.json()["code"] == "shutting_down":
+                    return  # and what it says is held to: nothing of this request was stored
                 assert answer.status_code in (200, 201), answer.text
                 self.n_requests += 1
                 for name in ids:
