@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 
 from index.vectors import Float32, normalise
+from server.converting.converter import Converter
 from server.encoders.loading import load_encoder
 from server.settings import EncoderSettings, PassageSettings
 
@@ -262,6 +263,29 @@ def serving(
 def serve():
     """`with serve(data_dir, encoder__model="none", …) as server`"""
     return serving
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a tmpfs needs root")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+@pytest.fixture(scope="module")
+def converter() -> Iterator[Converter]:
+    """What converts files, in a process of its own that a module's tests share."""
+    with Converter() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -25,12 +25,6 @@ from server.readers import read_file
 INVOICE = made_files.pdf("Invoice for the repair of the weathervane.", "Due on the third of August.")
 
 
-@pytest.fixture(scope="module")
-def converter():
-    with Converter() as made:
-        yield made
-
-
 @pytest.fixture
 def read(converter, tmp_path):
     """Returns what becomes of a mail: its documents by id, what was skipped, and what was passed over."""

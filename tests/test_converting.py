@@ -19,12 +19,6 @@ ENTITIES = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]
 OUTSIDE = '<container><rootfiles><rootfile full-path="../../../../etc/passwd"/></rootfiles></container>'
 
 
-@pytest.fixture(scope="module")
-def converter():
-    with Converter() as made:
-        yield made
-
-
 @pytest.fixture
 def convert(converter, tmp_path):
     """Returns what a file of those bytes is converted to."""

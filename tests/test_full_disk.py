@@ -1,32 +1,13 @@
 """A disk without room: a small tmpfs, filled for real."""
 
 import os
-import shutil
-import subprocess
 
-import pytest
 from conftest import clustered
 
 from server.verification import verify
 
 DIM = 256
 BROUGHT = {"encoder__model": "none", "encoder__dim": DIM}
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MiB."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting a tmpfs needs root")
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", path], check=True)
 
 
 def documents(vectors, first):

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -309,22 +308,6 @@ def test_an_evaluation_during_which_documents_came_is_no_point(server):
     (warning,) = ended(server, job)["warnings"]
     assert "isn't kept in the history of recall" in warning
     assert history(server) == before
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MiB."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting a tmpfs needs root")
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", path], check=True)
 
 
 def test_on_a_full_disk_searches_and_evaluations_go_on_and_points_are_lost(small_disk):
