@@ -28,6 +28,7 @@ from server.api import (
     status,
     web,
 )
+from server.api.connections import Connection, handles_for
 from server.api.cors import allow_origins
 from server.api.embedding_schemas import EmbeddingsIn
 from server.api.evaluate import EvaluateIn
@@ -91,6 +92,7 @@ def create_app(settings: Settings, collection: Collection, keys: Keys) -> FastAP
             }
         },
     )
+    app.state.metrics = metrics
     for module in (search, documents, metadata, embeddings, jobs, generations, evaluate, snapshots, status):
         app.include_router(module.router)
     describe_models(
@@ -195,9 +197,16 @@ def serve(settings: Settings) -> int:
             log.warning("memory is short", found=memory.found, advice=memory.advice)
         for warning in collection.info()["warnings"]:
             log.warning(warning)
+        app = create_app(settings, collection, keys)
         server = _Server(
             uvicorn.Config(
-                create_app(settings, collection, keys),
+                app,
+                http=partial(  # type: ignore[arg-type]  # it is called only
+                    Connection,
+                    limits=settings.limits,
+                    most=handles_for(settings.limits.connections),
+                    metrics=app.state.metrics,
+                ),
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -71,6 +71,18 @@ class TooLargeError(ServiceError):
     """More in one request than a limit allows; the limit is in the text."""
 
 
+class NotHttpError(ServiceError):
+    """What a client sent can't be parsed as HTTP."""
+
+
+class HeadTooLongError(ServiceError):
+    """The head of a request, or what stands behind its body, has no end."""
+
+
+class SlowClientError(ServiceError):
+    """A client was silent in the middle of its request."""
+
+
 class InputTooLongError(InputError):
     """A text to be encoded is longer than the model reads."""
 
@@ -228,6 +240,16 @@ ANSWERS: dict[type[Exception], Answer] = {
         415, "media_type", "The body has another type", "Send the header `Content-Type: application/json`."
     ),
     TooLargeError: Answer(413, "too_large", "The request is too large", "Split it into several requests."),
+    NotHttpError: Answer(
+        400, "not_http", "The request isn't HTTP", "Send HTTP/1.1; for HTTPS put a proxy in front, as docker/ has one."
+    ),
+    HeadTooLongError: Answer(
+        431, "head_too_long", "The request's head is too long", "Send what is long in the body; POST /search takes one."
+    ),
+    SlowClientError: Answer(
+        408, "too_slow", "The client was silent in the middle of its request",
+        "Nothing of this request was stored. Send it again, without a pause, or raise limits.silence_s.",
+    ),
     InputTooLongError: Answer(
         422, "context_length_exceeded", "A text is longer than the model reads", "Split it; nothing was cut."
     ),

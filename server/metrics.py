@@ -98,3 +98,7 @@ class Metrics:
         self._requests.labels(method, route or "none", status).observe(seconds)
         if code is not None:
             self._errors.labels(code).inc()
+
+    def refused(self, code: str) -> None:
+        """Hear of a connection that was told no before it had asked anything."""
+        self._errors.labels(code).inc()

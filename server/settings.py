@@ -359,6 +359,10 @@ class LimitSettings(_Section):
     concurrent_requests: int = Field(default=1000, ge=1, le=100_000)
     """Requests that may be under way at once, those included whose body is still on its way; one more is answered
     with 429. The health routes are not counted."""
+    connections: int = Field(default=2000, ge=1, le=100_000)
+    """Connections that may be open at once, as far as the system gives file handles; one more is answered with 429."""
+    silence_s: float = Field(default=60, ge=0.1, le=86_400, allow_inf_nan=False)
+    """Seconds that a client may be silent in the middle of a request; its head must be whole within them."""
     waiting_requests: int = Field(default=256, ge=1, le=100_000)
     """Searches, and as many ingests, that may wait for their turn; one more is answered with 429 and told when to
     come again."""

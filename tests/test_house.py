@@ -27,7 +27,7 @@ ROOMS = {
     "httpx": ("server/client.py", "server/encoders/remote_"),
     "fastapi": ("server/app.py", "server/api/"),
     "starlette": ("server/app.py", "server/api/"),
-    "uvicorn": {"server/app.py"},
+    "uvicorn": {"server/app.py", "server/api/connections.py"},
     "prometheus_client": {"server/metrics.py", "server/readings.py"},
     "markitdown": {"server/converting/office.py"},
     "markdown_it": {"server/markdown.py"},

@@ -22,6 +22,7 @@ from server.api.routes import Route
 from server.api.threads import INBOX_THREADS, Running, Service, Threads
 from server.api.vectors import Vector
 from server.errors import BusyError, TooLargeError
+from server.settings import LimitSettings
 
 ROOT = Path(__file__).parent.parent
 
@@ -198,7 +199,7 @@ def test_a_body_is_counted_where_its_header_can_not_be_trusted():
         async def receive():
             return {"type": "http.request", "body": next(pieces), "more_body": True}
 
-        return Body(receive, headers, 10)
+        return Body(receive, headers, LimitSettings.model_construct(body_bytes=10, silence_s=60))
 
     async def read(body):
         while True:

@@ -109,6 +109,8 @@ def test_the_defaults_are_those_of_the_design():
         "text_bytes": 8388608,
         "query_bytes": 65536,
         "concurrent_requests": 1000,
+        "connections": 2000,
+        "silence_s": 60,
         "waiting_requests": 256,
         "metadata_bytes": 65536,
         "filter_depth": 8,

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -67,12 +68,21 @@ def add_error_handlers(app: FastAPI) -> None:
             405: f"{request.url.path} doesn't take {request.method}",
         }.get(error.status_code, error.detail)
         body = problem(answer, detail, request.state.request_id)
-        return answered(body, request.url.path, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # the framework names those of one route, and a path may have several
+            headers["Allow"] = ", ".join(sorted(_methods_at(app, request.url.path)))
+        return answered(body, request.url.path, headers)
 
     for kind in ANSWERS:
         app.add_exception_handler(kind, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, framework)
+
+
+def _methods_at(app: FastAPI, path: str) -> set[str]:
+    """All methods that some route at this path takes."""
+    routes = (each for each in iter_route_contexts(app.routes) if each.path_regex.match(path))
+    return {method for route in routes for method in route.methods or ()}
 
 
 def answered(body: dict[str, Any], path: str, headers: dict[str, str] | None = None) -> ProblemResponse:

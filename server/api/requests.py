@@ -1,10 +1,10 @@
 """Around every request: its id, the key, one log line, and an answer even to what nobody foresaw."""
 
+import asyncio
 import contextlib
 import os
 import re
 import time
-import traceback
 from collections.abc import Mapping
 
 import structlog
@@ -23,10 +23,12 @@ from server.errors import (
     ForeignSiteError,
     ReadOnlyKeyError,
     ServiceError,
+    SlowClientError,
     TooLargeError,
     UnauthorizedError,
     problem,
 )
+from server.logs import frames_of
 from server.memory import LARGE_BYTES, give_back
 from server.metrics import Metrics
 from server.settings import LimitSettings
@@ -49,7 +51,7 @@ class Requests:
         self.keys = keys
         self.sites = sites
         self.rights = rights
-        self.body_limit_bytes = limits.body_bytes
+        self.limits = limits
         self.traffic = Traffic(limits)
         self.metrics = metrics
         self._log = structlog.get_logger().bind()  # bound once: each time takes 5 µs
@@ -62,7 +64,7 @@ class Requests:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if ACCEPTABLE_ID.fullmatch(given) else os.urandom(16).hex()
-        body = Body(receive, headers, self.body_limit_bytes)
+        body = Body(receive, headers, self.limits)
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, body=body)
         needed = self.rights.needed(scope["method"], scope["path"])
@@ -83,7 +85,14 @@ class Requests:
             is_counted = needed is not Right.NONE
             with self.traffic.counted(body.n_bytes) if is_counted else contextlib.nullcontext():
                 await self.app(scope, body.receive, send_with_id)
-        except (UnauthorizedError, ReadOnlyKeyError, ForeignSiteError, BusyError, TooLargeError) as error:
+        except (
+            UnauthorizedError,
+            ReadOnlyKeyError,
+            ForeignSiteError,
+            BusyError,
+            TooLargeError,
+            SlowClientError,
+        ) as error:
             await problem_response(error, request_id, scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             status = status or HUNG_UP
@@ -130,9 +139,11 @@ class Body:
     A route that takes a stream of any length sets `is_stream` before it reads, and keeps no more of it than it may.
     """
 
-    def __init__(self, receive: Receive, headers: dict[bytes, bytes], limit_bytes: int) -> None:
+    def __init__(self, receive: Receive, headers: dict[bytes, bytes], limits: LimitSettings) -> None:
         self._receive = receive
-        self.limit_bytes = limit_bytes
+        self._silence_s = limits.silence_s
+        self._is_whole = False
+        self.limit_bytes = limits.body_bytes
         said = headers.get(b"content-length", b"")
         self.n_bytes = int(said) if said.isdigit() and b"transfer-encoding" not in headers else 0
         self._is_counted = (
@@ -149,19 +160,36 @@ class Body:
             )
 
     async def receive(self) -> Message:
-        """Return the next part. Raises TooLargeError, before the first if the header says so."""
+        """Return the next part.
+
+        Raises:
+            TooLargeError: there is too much of it; before the first part if the header says so.
+            SlowClientError: the client has sent nothing for too long.
+        """
         if not self._is_counted:
             self.check_size()
-            return await self._receive()
-        message = await self._receive()
-        self.n_bytes += len(message.get("body", b""))
-        self.check_size()
+        message = await self._next()
+        self._is_whole = not message.get("more_body", False)
+        if self._is_counted:
+            self.n_bytes += len(message.get("body", b""))
+            self.check_size()
         return message
+
+    async def _next(self) -> Message:
+        if self._is_whole:  # what is waited for now is that the client hangs up
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._silence_s):
+                return await self._receive()
+        except TimeoutError as error:
+            raise SlowClientError(f"nothing more of the body came for {self._silence_s:g} seconds") from error
 
 
 def _log_unforeseen(error: BaseException, request_id: str) -> None:
     """Where it happened and what kind it was; an error's own text can quote a document."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
     structlog.get_logger().error(
-        "unforeseen error", kind=type(error).__qualname__, request_id=request_id, frames=frames
+        "unforeseen error",
+        kind=type(error).__qualname__,
+        request_id=request_id,
+        frames=frames_of(error.__traceback__),
     )
