@@ -50,9 +50,9 @@ serve: setup ## run the server on http://127.0.0.1:8000
 test: setup ## run the tests (ARGS="-k name" to choose, ARGS="-n 0" for one after another)
 	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-faults: setup ## what takes long: 100 kills, an old processor, the tests without a network, an hour of load
+test-faults: setup ## what takes long: 100 kills, made-up requests, an old processor, no network, an hour of load
 	.venv/bin/python -m pytest -n 2 --dist load -m faults
-	unshare --map-root-user --net sh -c 'ip link set lo up && .venv/bin/python -m pytest -n 2 --dist loadfile'
+	unshare --map-root-user --mount --net sh -c 'ip link set lo up && .venv/bin/python -m pytest -n 2 --dist loadfile'
 	.venv/bin/python -m benchmarks soak
 
 check: setup ## lint, format and type checks

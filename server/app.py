@@ -34,7 +34,7 @@ from server.api.embedding_schemas import EmbeddingsIn
 from server.api.evaluate import EvaluateIn
 from server.api.generations import ReembedIn
 from server.api.metadata import MetadataIndexIn
-from server.api.openapi import describe_models
+from server.api.openapi import describe_keys, describe_models
 from server.api.problems import PROBLEM_JSON, add_error_handlers
 from server.api.requests import Requests
 from server.api.rights import Rights
@@ -111,6 +111,8 @@ def create_app(settings: Settings, collection: Collection, keys: Keys) -> FastAP
     web.add_pages(app)
     add_error_handlers(app)
     rights = Rights(app.routes, {"/metrics"} if settings.server.open_metrics else ())
+    if keys.asked_for:
+        describe_keys(app, rights)
     sites = Sites(settings.server.names, settings.server.cors_origins)
     app.add_middleware(
         Requests, keys=keys, sites=sites, rights=rights, limits=settings.limits, metrics=metrics

@@ -36,6 +36,7 @@ JSON_CASES = [
     ("/documents", doc(text="half \ud83d here", vector=UNIT), 400, "malformed_json", "hex escape"),
     ("/documents", doc(vector=UNIT, metadata={"a": "\udc00"}), 400, "malformed_json", "surrogate"),
     ("/search", {"query": "half \ud83d here"}, 422, "invalid", "surrogate"),
+    ("/search", {"query": "half \ud83d here", "mode": "exact"}, 422, "invalid", "surrogate"),
     ("/documents", doc(vector=UNIT, metadata=[1]), 422, "invalid", "metadata"),
     ("/documents", doc(vector=UNIT, metadata={"x": "y" * 70_000}), 413, "too_large", "the limit is 65536"),
     ("/documents", doc(vector=UNIT[:31]), 422, "invalid_vector", "expected 32 dimensions, got 31"),
@@ -162,6 +163,30 @@ def test_a_wrong_field(untouched, path, body, status, code, words):
 def test_a_wrong_request(untouched, method, path, body, content_type, status, code):
     headers = {"content-type": content_type} if content_type else {}
     check_problem(untouched.http.request(method, path, content=body, headers=headers), status, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/search", search(mmr="0.5")), ("/search", search(oversample="8")), ("/search", search(hybrid=1)),
+        ("/search", search(k=3.0)), ("/search", search(score_threshold=True)),
+        ("/evaluate", {"quality": 0}), ("/evaluate", {"sample": "200"}), ("/index/rebuild", {"prefix_dim": "16"}),
+    ],
+)  # fmt: skip
+def test_a_number_in_quotation_marks_is_none_and_a_number_is_no_boolean(untouched, path, body):
+    answer = untouched.http.post(path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid"), answer.text
+    assert answer.json()["detail"].partition(":")[0].partition(".")[0] == [*body][-1]
+
+
+def test_a_moment_is_no_bare_number(untouched):
+    for written, status in (
+        ("0.5", 422),
+        ("1700000000", 422),
+        ("2026-01-01", 200),
+        ("2026-01-01T00:00:00Z", 200),
+    ):
+        assert untouched.http.get("/stats/recall", params={"since": written}).status_code == status
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "1e39"])

@@ -153,6 +153,24 @@ def test_a_route_that_says_nothing_needs_the_admins_key_and_a_mounted_app_too():
     assert rights.needed("PUT", "/forgotten") is Right.READ
 
 
+@pytest.mark.parametrize("open_metrics", [False, True])
+def test_openapi_says_which_operations_ask_for_a_key(app, open_metrics):
+    settings = Settings.model_validate({"server": {"open_metrics": open_metrics}})
+    described = create_app(settings, UNUSED, Keys(hash_of("all"))).openapi()
+    schemes = described["components"]["securitySchemes"]
+    assert {each["type"] for each in schemes.values()} == {"http", "apiKey"}
+    without = set()
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            if "security" not in operation:
+                without.add((method.upper(), path))
+            else:
+                assert operation["security"] == [{name: []} for name in schemes]
+    opened = {("GET", "/metrics")} if open_metrics else set()
+    assert without == {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/health")} | opened
+    assert "security" not in json.dumps(app.openapi())  # where no key is asked for
+
+
 def test_a_setting_opens_metrics(app):
     assert Rights(app.routes, {"/metrics"}).needed("GET", "/metrics") is Right.NONE
     assert Rights(app.routes).needed("GET", "/metrics") is not Right.NONE

@@ -94,7 +94,7 @@ def checked(model: type[M], body: bytes) -> M:
         except ValidationError as error:
             if (content := _with_half_pairs(body, error)) is None:
                 raise
-            return model.model_validate(content)
+            return model.model_validate(content, strict=False)  # strictly, "exact" is no Mode
     except ValidationError as error:
         raise RequestValidationError(located(error, "body")) from error
 

@@ -17,6 +17,7 @@ def _no_tokens(value: Any) -> Any:
 class EmbeddingsIn(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         use_attribute_docstrings=True,
         hide_input_in_errors=True,
         json_schema_extra={
@@ -28,7 +29,7 @@ class EmbeddingsIn(BaseModel):
     """A text or a list of texts, none empty and none longer than the model reads; nothing is cut."""
     model: str
     """As GET /v1/models has it, or one of its aliases."""
-    dimensions: int | None = Field(default=None, ge=1, strict=True)
+    dimensions: int | None = Field(default=None, ge=1)
     """Leading dimensions wanted; they are normalised again. All when absent."""
     encoding_format: Literal["float", "base64"] = "float"
     """float: numbers. base64: of little-endian float32, a third as long."""

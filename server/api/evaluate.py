@@ -22,14 +22,15 @@ MOST_QUERIES, MOST_HITS = 500, 100  # together some 60 MB of candidates
 class EvaluateIn(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         use_attribute_docstrings=True,
         hide_input_in_errors=True,
         json_schema_extra={"examples": [{"sample": 200, "k": 10}, {"quality": True}]},
     )
 
-    sample: int = Field(default=200, ge=10, le=MOST_QUERIES, strict=True)
+    sample: int = Field(default=200, ge=10, le=MOST_QUERIES)
     """Stored passages that are searched for, each left out of its own answers; with quality, documents."""
-    k: int = Field(default=10, ge=1, le=MOST_HITS, strict=True)
+    k: int = Field(default=10, ge=1, le=MOST_HITS)
     """Nearest neighbours that are to be found."""
     queries: list[str] = Field(default_factory=list, max_length=MOST_QUERIES)
     """Searched for instead of stored passages: texts. They aren't kept."""

@@ -20,6 +20,7 @@ router = APIRouter(tags=["jobs"], route_class=Route)
 class ReembedIn(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         use_attribute_docstrings=True,
         hide_input_in_errors=True,
         json_schema_extra={"examples": [{"model": "Snowflake/snowflake-arctic-embed-m-v1.5"}]},

@@ -52,6 +52,7 @@ class FieldsOut(BaseModel):
 class MetadataIndexIn(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         use_attribute_docstrings=True,
         hide_input_in_errors=True,
         json_schema_extra={"examples": [{"path": "author.name"}]},

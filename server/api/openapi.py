@@ -6,6 +6,13 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from server.api.rights import Rights
+from server.auth import Right
+
+KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer <key>`"},
+    "api-key": {"type": "apiKey", "in": "header", "name": "api-key"},
+}
 PLACE = "#/components/schemas/{model}"
 
 
@@ -27,3 +34,19 @@ def describe_models(app: FastAPI, *models: type[BaseModel]) -> None:
         return whole
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's manual says to
+
+
+def describe_keys(app: FastAPI, rights: Rights) -> None:
+    """Add which operations ask for a key, and the two ways to send it: the page /docs asks for it then."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        whole = generate()
+        whole["components"]["securitySchemes"] = KEYS
+        for path, operations in whole["paths"].items():
+            for method, operation in operations.items():
+                if rights.needed(method.upper(), path) is not Right.NONE:
+                    operation["security"] = [{name: []} for name in KEYS]
+        return whole
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -14,7 +14,9 @@ from server.settings import MAX_DIM, MAX_READ_LIMIT
 
 
 class _In(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, use_attribute_docstrings=True, hide_input_in_errors=True
+    )
 
 
 class _Out(BaseModel):
@@ -170,7 +172,7 @@ class SearchIn(_In):
     """A query vector of full dimension and any length but zero; numbers, or base64 of little-endian float32."""
     like: str | None = None
     """The id of a document: others like it are wanted, by the mean of its passages. Instead of query and vector."""
-    k: int = Field(default=10, ge=1, strict=True)
+    k: int = Field(default=10, ge=1)
     """Distinct documents wanted; at most limits.k of the settings (1000)."""
     mode: Mode = Mode.TWO_PASS
     """two_pass: candidates by prefix, order by full vectors. prefix: first pass only. certified: reads full vectors in
@@ -181,7 +183,7 @@ class SearchIn(_In):
     target_recall: float | None = Field(default=None, ge=0.5, le=1, allow_inf_nan=False)
     """Share of the true nearest that are to be among the candidates: instead of oversample, the cheapest is taken, with
     as many lists of an inverted file, that was measured on the stored vectors to reach this."""
-    offset: int = Field(default=0, ge=0, strict=True)
+    offset: int = Field(default=0, ge=0)
     """Hits passed over, for the next page; offset and k together are at most limits.k."""
     filter: dict[str, Any] | None = None
     """Conditions on the metadata, as {"year": {"$gte": 2020}, "tags": {"$in": ["tax"]}}: only documents that match are
@@ -195,7 +197,7 @@ class SearchIn(_In):
     mmr: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """Diversity of the hits: 0 is none, 1 looks at nothing else. Maximal marginal relevance over the full vectors of
     four times as many documents."""
-    max_read: int | None = Field(default=None, ge=1, le=MAX_READ_LIMIT, strict=True)
+    max_read: int | None = Field(default=None, ge=1, le=MAX_READ_LIMIT)
     """Full vectors that mode certified reads at most; the setting index.max_read when absent."""
     score_threshold: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
     """Leave out hits whose score is lower."""
@@ -316,7 +318,7 @@ class RebuildIn(_In):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"codec": "int8", "order": "corpus"}, {}]})
 
-    prefix_dim: int | None = Field(default=None, ge=1, le=MAX_DIM, strict=True)
+    prefix_dim: int | None = Field(default=None, ge=1, le=MAX_DIM)
     """Leading dimensions at most; no more than the vectors have."""
     order: Order | None = None
     """Which dimensions come first: the model's own, or the principal axes of the stored vectors (corpus)."""

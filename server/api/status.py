@@ -6,6 +6,8 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from server import __version__
 from server.api.answers import answer
@@ -22,6 +24,13 @@ from server.metrics import MEDIA_TYPE
 router = APIRouter(tags=["status"], route_class=Route)
 
 
+def _written_out(moment: object) -> object:
+    """Refuse bare numbers, which pydantic takes for seconds."""
+    if isinstance(moment, str) and "-" not in moment[1:]:
+        raise PydanticCustomError("datetime_parsing", "Input should be a date and time as in ISO 8601")
+    return moment
+
+
 @router.get("/stats", response_model=StatsOut)
 @for_readers
 async def stats(service: Service) -> Response:
@@ -35,6 +44,7 @@ async def recall(
     service: Service,
     since: Annotated[
         datetime | None,
+        BeforeValidator(_written_out),
         Query(
             description="Only points with a search from then on: as ISO 8601, UTC where it doesn't say otherwise."
         ),
