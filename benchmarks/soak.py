@@ -50,7 +50,7 @@ class Load:
         with httpx.Client(base_url=self._url, trust_env=False, timeout=120) as http:
             while not self._stopping.is_set():
                 for answer in ask(http):
-                    path = "/".join(answer.url.path.split("/")[:3])
+                    path = answer.url.path.partition("/twopass-")[0]  # a backup's name
                     self.answered[f"{answer.request.method} {path}"] += 1
                     if answer.status_code not in (200, 201, 202):
                         self.unexpected[f"{answer.status_code} {path}"] += 1
