@@ -4,6 +4,7 @@
 commits (the catalog): a row past the committed count is garbage and is overwritten by the next append.
 """
 
+import contextlib
 import errno
 import os
 import zlib
@@ -254,6 +255,10 @@ class VectorFile:
             durable.sync(self._files.sequential)
 
     def cut(self, n_rows: int) -> None:
-        """Drop what lies past the committed rows; a file that is shorter already is left as it is."""
-        if os.fstat(self._files.sequential).st_size > n_rows * self.row_bytes:
-            os.ftruncate(self._files.sequential, n_rows * self.row_bytes)
+        """Drop what lies past the committed rows; a file that is shorter already is left as it is.
+
+        Where the disk refuses even that they stay: nobody reads them, and the next append overwrites them.
+        """
+        with contextlib.suppress(OSError):
+            if os.fstat(self._files.sequential).st_size > n_rows * self.row_bytes:
+                os.ftruncate(self._files.sequential, n_rows * self.row_bytes)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import DiskFullError
+from index.errors import DiskFullError, IndexFault
 from index.two_pass import (
     MAX_READ,
     Appended,
@@ -250,12 +250,15 @@ class LocalStore:
     @contextlib.contextmanager
     def _appended(self, vectors: Float32) -> Iterator[Appended]:
         """Put rows durably on the disk; the block commits them, and if it raises they are dropped again."""
+        self.catalog.settle()  # before rows of a write that failed are overwritten
         generation = self.catalog.generations.get(self.generation)
         appended = self.index.append(vectors, generation.n_rows if generation else 0)
         try:
             yield appended
         except BaseException:
-            self.index.discard(appended)
+            with contextlib.suppress(IndexFault):  # then the next write looks again
+                self.catalog.settle()
+                self.index.discard(appended)
             raise
 
     # Reading

@@ -48,6 +48,10 @@ class Catalog:
 
     # Writing
 
+    def settle(self) -> None:
+        """Make certain that a write that failed is undone. See Database.settle."""
+        self._database.settle()
+
     def store(
         self,
         generation: int,

@@ -20,6 +20,9 @@ N_READERS = 8  # connections kept for reading; more threads than that wait for o
 STEPS = 10_000  # of SQLite's virtual machine between two looks whether a copy is still wanted: a few ms
 MAX_VARIABLES = 900  # below SQLITE_MAX_VARIABLE_NUMBER of every build (999 before SQLite 3.32)
 
+# A commit that fails so has not written its last page, without which its transaction doesn't count.
+NOT_COMMITTED = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
+
 
 class Database:
     """A catalog's file. Any thread reads and writes; writes come one after another."""
@@ -37,6 +40,7 @@ class Database:
         # Called inside every transaction right before it is committed; what it returns, right after.
         self.before_commit: Callable[[sqlite3.Connection], Callable[[], None]] = lambda _: lambda: None
         self._writing = threading.Lock()
+        self._is_uncertain = False  # whether a transaction that failed may stand in the log, whole
         self._writer = self._connect()
         self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
         try:
@@ -102,18 +106,61 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run the block as one durable transaction; whatever it raises undoes it."""
+        """Run the block as one durable transaction; whatever it raises undoes it.
+
+        Should the disk fail in the middle of the commit, see `settle`.
+        """
         with self._writing, self.named_errors():
+            self._settle()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
                 publish = self.before_commit(self._writer)
-                self._writer.execute("COMMIT")
+                self._commit()
                 publish()
             except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
+                self._roll_back()
                 raise
+
+    def settle(self) -> None:
+        """Make certain that a transaction whose commit failed is undone, before files that it tells of are changed.
+
+        When waiting for the disk fails, the transaction stands in the log all the same, and the next start would take
+        it for committed. Another one is written in its place; nothing else is until that has worked.
+
+        Raises:
+            DiskFullError, StorageError: it isn't certain yet: what it tells of has to stay as it is.
+        """
+        with self._writing, self.named_errors():
+            self._settle()
+
+    def _commit(self) -> None:
+        try:
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._is_uncertain = getattr(error, "sqlite_errorcode", None) not in NOT_COMMITTED
+            self._roll_back()
+            with contextlib.suppress(sqlite3.Error):  # then it is tried again before the next one
+                self._settle()
+            raise
+
+    def _settle(self) -> None:
+        if self._is_uncertain:
+            (mark,) = self._writer.execute("PRAGMA user_version").fetchone()
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                self._writer.execute(
+                    f"PRAGMA user_version = {1 - mark}"
+                )  # nobody reads it; it changes a page
+                self._writer.execute("COMMIT")
+            except sqlite3.Error:
+                self._roll_back()
+                raise
+            self._is_uncertain = False
+
+    def _roll_back(self) -> None:
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
