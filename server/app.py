@@ -146,7 +146,7 @@ def open_collection(settings: Settings) -> Iterator[Collection]:
         load = partial(load_encoder, passages=settings.passages, models_dir=data_dir / "models")
         in_force = encoder_in_force(catalog, settings.encoder)
         current = catalog.generations.current()
-        encoder = load(in_force, stored=Fingerprint.from_json(current.fingerprint) if current else None)
+        encoder = load(in_force, stored=_made_by(current) if current else None)
         if encoder is not None:
             stack.callback(encoder.close)
         generation = _generation(catalog, in_force, encoder, settings.index.vector_dtype)
@@ -297,7 +297,7 @@ def _generation(
         if orphans := sorted(catalog.path.parent.glob("vectors-*")):
             raise CatalogDamagedError(f"{catalog.path} is empty, but {orphans[0].name} lies beside it")
         return catalog.generations.begin(1, fingerprint.to_json(), fingerprint.dim, vector_dtype)
-    made_by = Fingerprint.from_json(generation.fingerprint)
+    made_by = _made_by(generation)
     if not made_by.same_vectors(fingerprint):
         raise ModelChangedError(
             f"the vectors in {catalog.path.parent} were made by the model {made_by.model!r} ({made_by.dim} "
@@ -309,3 +309,11 @@ def _generation(
             f"start it so, and run `twopass reembed --model {fingerprint.model}`.",
         )
     return generation
+
+
+def _made_by(generation: Generation) -> Fingerprint:
+    """The model that made the stored vectors. Raises CatalogDamagedError."""
+    try:
+        return Fingerprint.from_json(generation.fingerprint)
+    except ValueError as error:
+        raise CatalogDamagedError("the model's fingerprint can't be read from the catalog") from error

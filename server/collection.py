@@ -4,7 +4,6 @@ Knows no HTTP and no rows' files: storing and searching is the store's, encoding
 """
 
 import contextlib
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from index.plan import Codec, Kind
 from index.two_pass import Mode
 from index.vectors import Float32
 from server.backups.snapshots import Snapshots
+from server.catalog.stored_json import read_json
 from server.checking import MAX_ID_BYTES, NewDocument, content_hash
 from server.compacting import Compacting
 from server.conditions import Filter
@@ -186,7 +186,8 @@ class Collection:
         waiting = self.catalog.jobs.latest(identifier)
         document = self.catalog.document(identifier)
         if document is None and waiting is not None:
-            document = Document(0, identifier, waiting.text, json.loads(waiting.metadata), 0)
+            metadata = read_json(waiting.metadata, f"the metadata of document {identifier!r}")
+            document = Document(0, identifier, waiting.text, metadata, 0)
         if document is None:
             raise NotFoundError(f"there is no document with the id {identifier!r}")
         return document, waiting is not None

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from server.catalog.job_table import JobTable
+from server.catalog.stored_json import read_json
 from server.errors import JobStateError, NotFoundError
 from server.pace import Pace
 from server.records import InboxDocument, SavedJob
@@ -244,8 +245,8 @@ def _loaded(saved: SavedJob) -> Job:
         done=saved.done,
         total=saved.total,
         error=saved.error,
-        result=None if saved.result is None else json.loads(saved.result),
-        wishes=json.loads(saved.wishes),
+        result=None if saved.result is None else read_json(saved.result, f"the result of job {saved.id}"),
+        wishes=read_json(saved.wishes, f"the wishes of job {saved.id}"),
         created_at=saved.created_at,
         wanted="pause" if saved.status == "paused" else "run",
         is_durable=True,

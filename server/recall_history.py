@@ -16,6 +16,7 @@ from index.curve import wilson
 from index.errors import IndexFault
 from index.plan import Plan
 from server.catalog.recall_table import RecallTable
+from server.catalog.stored_json import read_json
 from server.errors import ServiceError
 from server.records import RecallPoint
 from server.settings import IndexSettings
@@ -127,7 +128,7 @@ def told_point(point: RecallPoint) -> dict[str, Any]:
         "pool_recall": told_share(point.in_pool / point.searches, point.searches),
         "recall": told_share(point.found / point.searches, point.searches),
         "passages": point.passages,
-        "first_pass": json.loads(point.first_pass),
+        "first_pass": read_json(point.first_pass, "a first pass of the past"),
     }
 
 

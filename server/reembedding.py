@@ -17,6 +17,7 @@ import structlog
 
 from index.errors import IndexFault
 from server.catalog import Catalog
+from server.catalog.stored_json import read_json
 from server.encoders.encoder import Encoder
 from server.encoders.errors import EncoderError, EncodingStopped, RemoteEncoderDown, TextNotEncodable
 from server.encoders.fingerprint import Fingerprint
@@ -61,7 +62,7 @@ def encoder_in_force(catalog: Catalog, configured: EncoderSettings) -> EncoderSe
     if generation is not None:
         made_with, replaces = catalog.generations.encoder(generation.number)
         if made_with is not None and replaces == identity(configured):
-            return configured.model_copy(update=json.loads(made_with))
+            return configured.model_copy(update=read_json(made_with, "the encoder's settings"))
     return configured
 
 
@@ -148,7 +149,7 @@ class Reembedding:
         generation = self._w.catalog.generations.get(number)
         assert generation is not None
         encoder = (
-            json.loads(made_with)
+            read_json(made_with, "the encoder's settings")
             if made_with
             else {"model": Fingerprint.from_json(generation.fingerprint).model}
         )

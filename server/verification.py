@@ -1,5 +1,6 @@
 """`twopass verify`: checks catalog, vectors and first pass against each other, changing nothing."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -74,14 +75,33 @@ def _verify(
     for problem in catalog.problems():
         report.problems.append(Finding("catalog_inconsistent", problem, PUT_BACK))
     report.documents, _ = catalog.counts()
-    for identifier, text, stored_hash in catalog.texts():
-        if content_hash(text, None) != stored_hash:
+    for identifier, text, metadata, stored_hash in catalog.contents():
+        if not _is_text(text, stored_hash):
             detail = f"the text of document {identifier!r} is not the one that was stored"
             report.problems.append(Finding("text_damaged", detail, "Ingest this document again."))
+        if not _is_object(metadata):
+            detail = f"the metadata of document {identifier!r} can't be read"
+            report.problems.append(Finding("metadata_damaged", detail, "Ingest this document again."))
     generation = catalog.generations.current()
     if generation is None:
         return
     _verify_vectors(catalog, generation, folder, report, on_progress)
+
+
+def _is_text(text: bytes | None, stored_hash: bytes | None) -> bool:
+    """Whether it is what was stored; of what came with a vector only whether it is text at all."""
+    try:
+        decoded = None if text is None else text.decode()
+    except UnicodeDecodeError:
+        return False
+    return stored_hash is None or content_hash(decoded, None) == stored_hash
+
+
+def _is_object(metadata: bytes) -> bool:
+    try:
+        return isinstance(json.loads(metadata), dict)
+    except ValueError:
+        return False
 
 
 def _verify_vectors(

@@ -145,7 +145,7 @@ def begun(path, server, disk, n, **body):
 
 
 def index_metadata(server, disk, n):
-    return begun("/metadata/indexes", server, disk, n, path=f"field{n}")
+    return ended(server, post(server, "/metadata/indexes", path=f"field{n}"), disk)
 
 
 WRITES = {

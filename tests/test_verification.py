@@ -64,6 +64,14 @@ def flip(path, at):
     path.write_bytes(data)
 
 
+def swap(old, new):
+    def harm(folder):
+        path = folder / "catalog.sqlite3"
+        path.write_bytes(path.read_bytes().replace(old, new))
+
+    return harm
+
+
 def change(sql):
     def harm(folder):
         connection = sqlite3.connect(folder / "catalog.sqlite3")
@@ -90,6 +98,9 @@ def change(sql):
         (change("UPDATE passages SET row = 9999 WHERE row = 60"), ["catalog_inconsistent"], "last committed row"),
         (change("UPDATE documents SET text = 'other', own_vector = 0 WHERE id = '7'"), ["text_damaged"], "'7'"),
         (change("DELETE FROM passages WHERE row = 60"), ["catalog_inconsistent"], "no passage"),
+        (change("UPDATE documents SET metadata = '{\"a\":' WHERE id = '7'"), ["metadata_damaged"], "'7'"),
+        (swap(b"text 150", b"text \xff50"), ["text_damaged"], "'150'"),
+        (change("UPDATE documents SET id = CAST(x'ff' AS TEXT) WHERE id = '7'"), ["catalog_damaged"], "UTF-8"),
         (lambda folder: (folder / "catalog.sqlite3").write_bytes(b"x" * 9000), ["catalog_damaged"], "catalog"),
     ],
 )  # fmt: skip

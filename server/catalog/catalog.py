@@ -4,7 +4,6 @@ Which rows count is said by `generations.n_rows`, which rows are alive by `passa
 is a tombstone.
 """
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from server.catalog.fulltext import FullText
 from server.catalog.generations import Generations
 from server.catalog.job_table import JobTable, leave
 from server.catalog.recall_table import RecallTable
+from server.catalog.stored_json import read_json
 from server.errors import StaleWriteError
 from server.records import Document, DocumentWrite, Known, LiveRows, PassageRow, Removed, Stored
 
@@ -285,6 +285,14 @@ class Catalog:
         with self._database.reading() as connection:
             yield from connection.execute("SELECT id, text, content_hash FROM documents WHERE own_vector = 0")
 
+    def contents(self) -> Iterator[tuple[str, bytes | None, bytes, bytes | None]]:
+        """Yield (id, text, metadata, content hash) of every document as bytes; no hash where a vector came with it."""
+        with self._database.reading() as connection:
+            yield from connection.execute(
+                "SELECT id, CAST(text AS BLOB), CAST(metadata AS BLOB), iif(own_vector, NULL, content_hash) "
+                "FROM documents"
+            )
+
     def missing(self, generation: int, after: int, limit: int) -> list[tuple[int, str, bytes]]:
         """Return (number, text, content hash) of documents without a passage there, by number, those above `after`."""
         with self._database.reading() as connection:
@@ -404,4 +412,5 @@ def _by_generation(removed: Sequence[tuple[int, int]]) -> Removed:
 
 def _document(found: tuple[Any, ...]) -> Document:
     number, identifier, text, metadata, passages = found
-    return Document(number, identifier, text, json.loads(metadata), passages)
+    metadata = read_json(metadata, f"the metadata of document {identifier!r}")
+    return Document(number, identifier, text, metadata, passages)

@@ -224,8 +224,10 @@ def named_errors(path: Path) -> Iterator[None]:
         primary = code & 0xFF
         if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
             raise DiskFullError(f"no room left on the disk for {path}") from error
-        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT):
             raise CatalogDamagedError(f"{path} is damaged: {error}") from error
+        if not code and "decode to UTF-8" in str(error):  # Python says it, and quotes the text
+            raise CatalogDamagedError(f"{path} is damaged: a text in it isn't UTF-8") from error
         if isinstance(error, sqlite3.OperationalError):
             raise StorageError(f"{path}: {error}") from error
         raise

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 
 from server.catalog.database import Database
+from server.catalog.stored_json import read_json
 from server.errors import StaleWriteError
 from server.records import InboxDocument, SavedJob
 
@@ -173,7 +174,7 @@ def leave(connection: sqlite3.Connection, numbers: Sequence[int], counts: dict[s
         if not connection.execute("DELETE FROM inbox WHERE number = ?", (number,)).rowcount:
             raise StaleWriteError("a document left the inbox while it was being encoded")
     (result,) = connection.execute("SELECT result FROM jobs WHERE id = ?", job).fetchone()
-    counted = json.loads(result or "{}")
+    counted = read_json(result or "{}", "the result of a job")
     for name, n in counts.items():
         counted[name] = counted.get(name, 0) + n
     connection.execute(
