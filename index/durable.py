@@ -85,8 +85,20 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             beside.replace(path)
             sync_folder(path.parent)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        discard(beside)
         raise
+
+
+def discard(path: Path) -> None:
+    """Remove a file that nobody needs any more, if it is there; one that the disk won't let go of is left."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there. Raises DiskFullError, StorageError."""
+    with named_disk_errors(path):
+        path.unlink(missing_ok=True)
 
 
 def move(old: Path, new: Path) -> None:

@@ -188,7 +188,7 @@ class Compacting:
 
     def _drop_leftover(self) -> None:
         """Delete the generation that was left: the old one, or one that wasn't finished."""
-        with contextlib.suppress(IndexFault, OSError):  # the next start tries again
+        with contextlib.suppress(IndexFault):  # the next start tries again
             self._w.catalog.settle()  # a change of places that failed may still come true at the next start
             if (number := self._w.catalog.generations.leftover()) is not None:
                 # The files first: what the catalog doesn't name any more isn't looked for again.

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from index import durable
 from index.errors import DiskFullError, IndexFault
 from index.two_pass import (
     MAX_READ,
@@ -373,9 +374,9 @@ class LocalStore:
 
 
 def delete_files(folder: Path, generation: int) -> None:
-    """Delete a generation's files, as far as they are there."""
+    """Delete a generation's files, as far as they are there. Raises StorageError."""
     for path in generation_files(folder, generation):
-        path.unlink(missing_ok=True)
+        durable.remove(path)
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

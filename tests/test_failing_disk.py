@@ -8,18 +8,25 @@ what was acknowledged stays, what was refused isn't there, and once the disk wor
 import errno
 import json
 import random
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import httpx
 import numpy as np
 import pytest
-from conftest import serving
-from failing_disk import COUNTED, FailingDisk, compiled
+from conftest import ROOT, environment, serving
+from failing_disk import COUNTED, KILL, TORN, FailingDisk, compiled
 from test_crash import check_clean, check_found
+
+from server.backups.reading import check_backup
 
 DIM = 32
 BROUGHT = {"encoder__model": "none", "encoder__dim": DIM, "index__prefix_dim": 16}
+N_KILLS = 20  # at different calls of one act
 N_FIRST = 1200  # enough for a first pass that is worth making
 LOG = "/collections/default/catalog.sqlite3-wal"
 HOW = {"an error": (errno.EIO, False), "no room from there on": (errno.ENOSPC, True)}
@@ -70,7 +77,7 @@ def first_documents(n_documents):
     return [document(f"d{i:04}", 1, group=i // 3) for i in range(n_documents)]
 
 
-def post(server, path, **body):
+def post(server, path, /, **body):
     return server.http.post(path, json=body)
 
 
@@ -93,6 +100,7 @@ class Act:
     do: Callable  # (server, disk, n) → an answer, or a job that has ended
     after: Callable = lambda before, n: before  # what is there once it is done
     prepare: Callable = lambda server, n: None
+    check: Callable = lambda server, disk: None  # whether it left what it should, and nothing else
     n_first: int = 60
     most: int = 10**9  # calls that are tried; the slower ones get a sample
 
@@ -140,12 +148,21 @@ def kill_some(server, n):
     assert put(server, None, n).status_code == 201
 
 
-def begun(path, server, disk, n, **body):
+def begun(path, server, disk, n, /, **body):
     return ended(server, post(server, path, **body), disk)
 
 
 def index_metadata(server, disk, n):
     return ended(server, post(server, "/metadata/indexes", path=f"field{n}"), disk)
+
+
+def check_snapshots(server, disk):
+    folder = disk.folder / "snapshots"
+    listed = server.http.get("/snapshots").json()["snapshots"]
+    assert [each["error"] for each in listed] == [None] * len(listed)
+    for each in listed[-3:]:
+        check_backup(folder / each["name"], lambda *_: None)
+    assert sorted(each["name"] for each in listed) == sorted(path.name for path in folder.iterdir())
 
 
 WRITES = {
@@ -170,7 +187,7 @@ JOBS = {
         n_first=N_FIRST,
         most=120,
     ),
-    "snapshot": Act(partial(begun, "/snapshots"), n_first=300, most=120),
+    "snapshot": Act(partial(begun, "/snapshots"), check=check_snapshots, n_first=300, most=120),
 }
 
 
@@ -240,6 +257,7 @@ def fail_at_each_call(disk, act, how, lasting):
                 assert check_told(act.do(server, disk, n))
                 expected = act.after(before, n)
         check_serving(server, expected)
+        act.check(server, disk)
         server.stop(9)
     check_clean(disk.folder)
     with serving(disk.folder, **BROUGHT) as server:
@@ -284,3 +302,166 @@ def test_a_commit_that_never_reached_the_disk_is_not_half_there_after_a_kill(dis
 @pytest.mark.parametrize("name", [*WRITES, *JOBS])
 def test_whatever_fails_at_any_call_loses_nothing(disk, name, how):
     fail_at_each_call(disk, (WRITES | JOBS)[name], *HOW[how])
+
+
+def settled(server):
+    """Everything, once nothing is waiting to be stored any more."""
+    while server.http.get("/stats").json()["pending"]:
+        pass
+    return there(server)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", [*WRITES, *JOBS])
+def test_a_kill_at_any_call_leaves_all_of_it_or_nothing_and_what_was_acknowledged(disk, name):
+    act = (WRITES | JOBS)[name]
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    random.seed(seed)
+    with serving(disk.folder, **BROUGHT) as server:
+        expected = [fill(server, act.n_first)]
+        act.prepare(server, 0)
+        with disk.failing(COUNTED, KILL):
+            assert check_told(act.do(server, disk, 0))
+        expected = [there(server)]
+        assert server.stop() == 0
+    for n, call in enumerate(calls(disk.n_calls, N_KILLS), 1):
+        with serving(disk.folder, **BROUGHT) as server:
+            now = settled(server)
+            assert now in expected
+            check_serving(server, now)
+            act.prepare(server, n)
+            before = there(server)
+            after = act.after(before, n)
+            answers = []
+            server.http.event_hooks["response"].append(answers.append)
+            with disk.failing(call, random.choice([KILL, TORN])):
+                try:
+                    act.do(server, disk, n)
+                    server.stop(9)
+                except httpx.TransportError:
+                    server.end()
+            print(call, disk.failed, answers)
+            is_acknowledged = any(each.request.method == "POST" and each.is_success for each in answers)
+            expected = [after] if is_acknowledged else [before, after]
+        check_clean(disk.folder)
+    with serving(disk.folder, **BROUGHT) as server:
+        now = settled(server)
+        assert now in expected
+        check_serving(server, now)
+        assert check_told(act.do(server, disk, N_KILLS + 1))
+        act.check(server, disk)
+        assert server.stop() == 0
+    check_clean(disk.folder)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("how", HOW)
+def test_a_start_that_fails_at_any_call_says_why_and_the_next_one_finds_everything(disk, how):
+    with serving(disk.folder, **BROUGHT) as server:
+        expected = fill(server, N_FIRST)
+        server.stop(9)  # so that there is something to make good
+    backup = disk.folder.with_name("backup")
+    shutil.copytree(disk.folder, backup)
+    with disk.failing(COUNTED, 0), serving(disk.folder, **BROUGHT) as server:
+        n_calls = disk.n_calls
+        server.stop()
+    n_refused = 0
+    for call in calls(n_calls, 40):
+        shutil.rmtree(disk.folder)
+        shutil.copytree(backup, disk.folder)
+        with disk.failing(call, *HOW[how]):
+            try:
+                with serving(disk.folder, **BROUGHT) as server:
+                    check_serving(server, expected)
+                    server.stop(9)
+            except AssertionError as error:
+                words = str(error)
+                print(call, disk.failed, words)
+                assert words.startswith("the server ended with 1: twopass: ") and "Traceback" not in words
+                n_refused += 1
+        check_clean(disk.folder)
+    assert n_refused
+    with serving(disk.folder, **BROUGHT) as server:
+        check_serving(server, expected)
+        assert server.stop() == 0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("how", HOW)
+def test_a_stop_that_fails_at_any_call_loses_nothing(disk, how):
+    with serving(disk.folder, **BROUGHT) as server:
+        expected = fill(server, 60)
+        with disk.failing(COUNTED, 0):
+            server.stop()
+    for n, call in enumerate(calls(disk.n_calls, 20), 1):
+        with serving(disk.folder, **BROUGHT) as server:
+            assert check_told(put(server, disk, n))
+            expected |= told(some(n))
+            with disk.failing(call, *HOW[how]):
+                server.stop()
+            print(call, disk.failed)
+            check_quiet(server)
+        check_clean(disk.folder)
+    with serving(disk.folder, **BROUGHT) as server:
+        check_serving(server, expected)
+        assert server.stop() == 0
+
+
+COMMANDS = {
+    "backup": lambda folder: ["backup", folder / "new.tar", "--data-dir", folder, "--replace"],
+    "restore": lambda folder: ["restore", folder / "old.tar", "--data-dir", folder, "--replace"],
+}
+
+
+def twopass(words, **settings):
+    return subprocess.run(
+        [sys.executable, "-m", "server.cli", *words],
+        env=environment("/nowhere", **settings),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_fails_at_any_call_says_why_and_leaves_a_whole_collection(disk, command, how):
+    words = COMMANDS[command](disk.folder)
+    with serving(disk.folder, **BROUGHT) as server:
+        old = fill(server, 60)
+        server.stop()
+    assert twopass(["backup", disk.folder / "old.tar", "--data-dir", disk.folder]).returncode == 0
+    with serving(disk.folder, **BROUGHT) as server:
+        assert check_told(put(server, disk, 1))
+        new = there(server)
+        server.stop()
+    if command == "restore":
+        kept = disk.folder.with_name("kept")
+        shutil.copytree(disk.folder, kept)
+    with disk.failing(COUNTED, 0):
+        assert twopass(words).returncode == 0
+    n_failed = 0
+    for call in calls(disk.n_calls, 30):
+        if command == "restore":
+            shutil.rmtree(disk.folder)
+            shutil.copytree(kept, disk.folder)
+        with disk.failing(call, *HOW[how]):
+            done = twopass(words)
+        print(call, disk.failed, done)
+        assert "Traceback" not in done.stderr and done.returncode in (0, 1)
+        if done.returncode:
+            n_failed += 1
+            assert done.stderr.startswith("twopass: ")
+        for path in disk.folder.glob("*.tar"):
+            check_backup(path, lambda *_: None)
+        if command == "restore":
+            with serving(disk.folder, **BROUGHT) as server:
+                now = there(server)
+                assert now in ([old] if done.returncode == 0 else [old, new])
+                check_serving(server, now)
+                server.stop()
+        check_clean(disk.folder)
+    assert n_failed

@@ -223,11 +223,11 @@ def test_what_faiss_cannot_write_is_a_storage_error(tmp_path, make_vectors, monk
     for ending in ("00.faiss", "-empty.faiss"):
 
         def broken(faiss_index, path, ending=ending):
-            if path.endswith(ending + ".writing"):
+            if path.name.endswith(ending + ".writing"):
                 raise RuntimeError("Error: 'f' failed: could not write: Input/output error")
 
         with monkeypatch.context() as patch:
-            patch.setattr("index.first_pass.files.faiss.write_index", broken)
+            patch.setattr("index.first_pass.files._write_index", broken)
             with pytest.raises(StorageError):
                 index.rebuild(WISH)
         assert files(tmp_path) == names

@@ -106,7 +106,7 @@ class FirstPassFolder:
 
         durable.write_atomically(self._path(number, ".npz"), write)
         empty = self._path(number, "-empty.faiss")
-        durable.write_atomically(empty, lambda beside: faiss.write_index(recipe.empty, str(beside)))
+        durable.write_atomically(empty, lambda beside: _write_index(recipe.empty, beside))
 
     def save_manifest(self, manifest: Manifest) -> None:
         """Make what was written count. Raises DiskFullError, StorageError."""
@@ -131,10 +131,11 @@ class FirstPassFolder:
         Raises DiskFullError, StorageError, or RuntimeError (faiss could not write).
         """
         path = self._path(number, f"-{first_row:09d}{'.faiss' if residual is None else '.bounds'}")
-        durable.write_atomically(path, lambda beside: faiss.write_index(index, str(beside)))
+        durable.write_atomically(path, lambda beside: _write_index(index, beside))
         samples = _samples(vectors, first_row, n_rows)
-        n_bytes = path.stat().st_size
-        return PartFile(path.name, first_row, n_rows, n_bytes, _crc(path), residual, longest, samples)
+        with durable.named_disk_errors(path):
+            n_bytes, crc32 = path.stat().st_size, _crc(path)
+        return PartFile(path.name, first_row, n_rows, n_bytes, crc32, residual, longest, samples)
 
     def open_part(self, part: PartFile, vectors: VectorView, is_live: Any) -> Any | None:
         """Map a part's index; None where the file is missing, of another size, or of other vectors.
@@ -186,13 +187,13 @@ class FirstPassFolder:
         named |= {own + ending for ending in (".json", ".npz", "-empty.faiss")}
         for path in self.folder.glob("first-pass-*"):
             if path.name not in named:
-                path.unlink(missing_ok=True)
+                durable.discard(path)
 
     def remove_build(self, number: int) -> None:
         """Remove every file of one build."""
         for ending in (".*", "-*"):  # not the files of build 10000 with those of build 1000
             for path in self.folder.glob(f"{self.stem}-{number:04d}{ending}"):
-                path.unlink(missing_ok=True)
+                durable.discard(path)
 
     def _path(self, number: int, ending: str) -> Path:
         return self.folder / f"{self.stem}-{number:04d}{ending}"
@@ -251,6 +252,12 @@ def _crc(path: Path) -> int:
         for block in iter(lambda: file.read(1 << 20), b""):
             crc = zlib.crc32(block, crc)
     return crc
+
+
+def _write_index(index: Any, path: Path) -> None:
+    """Write an index through a file of ours: what fails while faiss closes one of its own, it only prints."""
+    with path.open("wb", buffering=1 << 20) as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def _write_text(path: Path, text: str) -> None:

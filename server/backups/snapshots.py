@@ -55,8 +55,8 @@ class Snapshots:
         return path
 
     def delete(self, name: str) -> None:
-        """Delete a backup. Raises NotFoundError."""
-        self.path(name).unlink(missing_ok=True)
+        """Delete a backup. Raises NotFoundError, StorageError."""
+        durable.remove(self.path(name))
 
     def stop(self) -> None:
         """Ask what is under way to end; nothing of it is kept."""

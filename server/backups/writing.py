@@ -56,7 +56,7 @@ def write_backup(
                 with Catalog(copied, read_only=True) as copy:
                     if _current(copy).number == generation.number:
                         return _write(path, copy, vectors, stop, on_progress)
-            copied.unlink()
+            durable.discard(copied)
     except _Stopped:
         return None
     finally:
@@ -67,7 +67,7 @@ def remove_leftovers(folder: Path, beginning: str = "") -> None:
     """Remove what a backup that broke off has left in a folder."""
     for each in folder.glob(f"{beginning}*"):
         if durable.WRITING in each.name:  # SQLite puts an ending of its own behind it
-            each.unlink(missing_ok=True)
+            durable.discard(each)
 
 
 class _Stopped(Exception):
