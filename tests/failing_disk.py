@@ -16,12 +16,12 @@ KILL, TORN = -1, -2
 COUNTED = 1 << 62  # a call that never comes: all are counted and none fails
 
 
-def compiled(folder: Path) -> Path:
-    """Compile the library into a folder; skip the test where there is no compiler."""
+def compiled(folder: Path, source: Path = SOURCE) -> Path:
+    """Compile a library to be loaded into a server; skip the test where there is no compiler."""
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler (cc)")
-    library = folder / "failing_disk.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl"], check=True)
+    library = folder / f"{source.stem}.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
     return library
 
 
