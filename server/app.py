@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from index.durable import DirectoryLock, make_folder
-from index.errors import IndexFault, StorageError
+from index.errors import DiskFullError, IndexFault, StorageError
 from server import __version__
 from server.api import (
     documents,
@@ -184,6 +184,8 @@ def serve(settings: Settings) -> int:
             host, port = listener.getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             keys = open_keys(settings, not ip_address(host).is_loopback, lambda key: _show_key(key, address))
+        except DiskFullError as error:
+            raise StartupError(str(error), "Free some room and start again; nothing is lost.") from error
         except (IndexFault, EncoderError, ServiceError) as error:
             answer = answer_for(error)
             raise StartupError(

@@ -257,6 +257,8 @@ def serving(
             server.end()
         else:
             process.wait()
+            assert process.stderr is not None
+            process.stderr.close()
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ class Snapshots:
         self._threads.close()
 
     def _back_up(self, job: Job, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        remove_leftovers(self._folder)  # of one that failed, with a disk that let nothing go
         path = self._new_path()
         manifest = write_backup(self._catalog, path, stop, job.progress)
         if manifest is None:
