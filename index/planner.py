@@ -19,7 +19,7 @@ from index.first_pass.writer import PART_ROWS
 from index.plan import LISTED, Codec, Kind, Plan, Wish
 
 SMALL_ROWS = 32_768
-"""Up to here every row keeps 8 bits a dimension: a scan takes 0.3 ms, nothing need be trained, and a pool of 20 holds
+"""Up to here every row keeps 8 bits a dimension, where the memory holds that: a scan takes 0.3 ms, nothing need be trained, and a pool of 20 holds
 the true 10 as often as one of 40 does with 64-byte codes."""
 
 USUAL_CODE_BYTES = 64
@@ -156,7 +156,7 @@ def leanest(n_rows: int, dim: int, wish: Wish) -> Plan:
 
 def _plans(n_rows: int, longest: int, wish: Wish, machine: Machine) -> list[Plan]:
     order = wish.order or Order.CORPUS
-    codecs = [wish.codec] if wish.codec else _codecs(n_rows, wish.kind)
+    codecs = [wish.codec] if wish.codec else _codecs(n_rows, longest, wish)
     if wish.codec is Codec.PQ4 and longest < 2:
         # A product code needs two dimensions.
         codecs = [Codec.RABITQ if wish.kind is Kind.IVF else Codec.INT8]
@@ -173,10 +173,11 @@ def _plans(n_rows: int, longest: int, wish: Wish, machine: Machine) -> list[Plan
     return [_with_lists(plan, n_rows, wish) for plan in plans]
 
 
-def _codecs(n_rows: int, kind: Kind | None) -> list[Codec]:
-    if kind is Kind.IVF:
+def _codecs(n_rows: int, longest: int, wish: Wish) -> list[Codec]:
+    if wish.kind is Kind.IVF:
         return list(LISTED)
-    if n_rows <= SMALL_ROWS:
+    usual = Plan(Codec.INT8, Order.CORPUS, longest, code_bytes(Codec.INT8, longest))
+    if n_rows <= SMALL_ROWS and wish.has_room(usual, n_rows):
         return [Codec.INT8]
     return [Codec.INT8, Codec.PQ4, Codec.RABITQ]
 

@@ -97,9 +97,13 @@ def test_codes_that_have_outgrown_their_memory_are_made_leaner_if_there_is_a_lea
     assert index.rebuild(wish).plan.codec is Codec.INT8  # 32 bytes a row
     assert not index.rebuild_due(wish)
     half = replace(wish, memory_bytes=2000 * 24, resident_bytes=2000 * 24, codec=None)
-    few = leanest(2000, 32, half)
-    assert few.row_bytes == 32  # so few rows are always kept in 8 bits
-    assert not index.rebuild_due(half)
+    assert leanest(2000, 32, wish).row_bytes == 32  # so few rows keep 8 bits a dimension
+    assert leanest(2000, 32, half).row_bytes == 20  # unless the memory is too small for that
+    assert index.rebuild_due(half)
+    assert index.rebuild(half).plan.row_bytes <= 24 and not index.rebuild_due(half)
+    index.check_room(half, 400)
+    with pytest.raises(MemoryFullError, match=r"^2,401 passages take 48,020 bytes of memory in the leanest form"):
+        index.check_room(half, 401)
     roomy = Wish(32, codec=Codec.PQ4)
     index.rebuild(roomy)
     assert index.plan.row_bytes == 24
