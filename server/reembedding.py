@@ -61,7 +61,7 @@ def encoder_in_force(catalog: Catalog, configured: EncoderSettings) -> EncoderSe
     generation = catalog.generations.current()
     if generation is not None:
         made_with, replaces = catalog.generations.encoder(generation.number)
-        if made_with is not None and replaces == identity(configured):
+        if made_with not in (None, replaces) and replaces == identity(configured):
             return configured.model_copy(update=read_json(made_with, "the encoder's settings"))
     return configured
 

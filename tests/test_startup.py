@@ -12,8 +12,10 @@ import httpx
 import numpy as np
 import pytest
 from conftest import ROOT, environment, lend_export
+from structlog.testing import capture_logs
 
-from server.app import listen_on
+from server.app import listen_on, open_collection
+from server.settings import EncoderSettings, Settings
 
 BROUGHT = {"encoder__model": "none", "encoder__dim": 16}
 
@@ -83,6 +85,14 @@ def test_another_model_under_existing_data_is_refused_with_the_way_back(
     with serve(tmp_path, **BROUGHT) as server:
         assert server.http.get("/stats").json()["documents"] == 3
         server.stop()
+
+
+def test_a_start_with_the_settings_of_the_last_one_has_nothing_to_warn_of(tmp_path):
+    settings = Settings(data_dir=tmp_path, encoder=EncoderSettings(model="none", dim=16))
+    for _ in range(2):
+        with capture_logs() as told, open_collection(settings):
+            pass
+        assert told == []
 
 
 def test_a_prefix_longer_than_the_vectors_is_refused(tmp_path):
