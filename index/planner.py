@@ -19,8 +19,8 @@ from index.first_pass.writer import PART_ROWS
 from index.plan import LISTED, Codec, Kind, Plan, Wish
 
 SMALL_ROWS = 32_768
-"""Up to here every row keeps 8 bits a dimension, where the memory holds that: a scan takes 0.3 ms, nothing need be trained, and a pool of 20 holds
-the true 10 as often as one of 40 does with 64-byte codes."""
+"""Up to here every row keeps 8 bits a dimension, where the memory holds that: a scan takes 0.3 ms, nothing need be
+trained, and a pool of 20 holds the true 10 as often as one of 40 does with 64-byte codes."""
 
 USUAL_CODE_BYTES = 64
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from index.vectors import Float32
-from server.checks import check_utf8, unit_vector
+from server.checks import check_count, check_utf8, unit_vector
 from server.errors import DuplicateIdError, InputError, NoEncoderError, TooLargeError
 from server.records import InboxDocument
 from server.settings import LimitSettings
@@ -54,10 +54,7 @@ class Checks:
 
     def check_count(self, documents: Sequence[NewDocument]) -> None:
         """Raise TooLargeError or InputError if these are more than one request may bring, or none."""
-        if len(documents) > self._limits.documents_per_request:
-            raise TooLargeError(
-                f"{len(documents)} documents in one request; the limit is {self._limits.documents_per_request}"
-            )
+        check_count(len(documents), "documents", self._limits.documents_per_request, "documents_per_request")
         if not documents:
             raise InputError("there are no documents in the request", "documents", "Send at least one.")
 

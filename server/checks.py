@@ -2,7 +2,16 @@
 
 from index.errors import VectorError
 from index.vectors import Float32, check_vectors, normalise
-from server.errors import BadVectorError, InputError
+from server.errors import BadVectorError, InputError, TooLargeError
+
+
+def check_count(n: int, what: str, limit: int, setting: str) -> None:
+    """Raise TooLargeError where one request brings more of something than the setting of limits allows."""
+    if n > limit:
+        raise TooLargeError(
+            f"{n} {what} in one request; the limit is {limit}",
+            f"Split it into several requests, or raise limits.{setting}.",
+        )
 
 
 def check_utf8(text: str, where: str) -> bytes:

@@ -20,13 +20,14 @@ from index.vectors import Float32
 from server.backups.snapshots import Snapshots
 from server.catalog.stored_json import read_json
 from server.checking import MAX_ID_BYTES, NewDocument, content_hash
+from server.checks import check_count
 from server.compacting import Compacting
 from server.conditions import Filter
 from server.encoders.drift import SAME_MODEL, drift
 from server.encoders.encoder import Encoder
 from server.encoders.errors import EncoderError, RemoteEncoderDown
 from server.encoders.known import prefix_warnings
-from server.errors import GenerationChangedError, InputError, NotFoundError, StoppingError, TooLargeError
+from server.errors import GenerationChangedError, InputError, NotFoundError, StoppingError
 from server.evaluating import Evaluating
 from server.gauge import Gauge
 from server.inbox import Inbox
@@ -213,10 +214,7 @@ class Collection:
         Raises:
             TooLargeError.
         """
-        if len(hashes) > self.limits.documents_per_request:
-            raise TooLargeError(
-                f"{len(hashes)} documents in one request; the limit is {self.limits.documents_per_request}"
-            )
+        check_count(len(hashes), "documents", self.limits.documents_per_request, "documents_per_request")
         ids = list(hashes)
         # In this order: what is stored meanwhile is found in one of the two, or in both.
         waiting = list(self.catalog.jobs.texts_waiting(ids))
@@ -233,10 +231,7 @@ class Collection:
         """Remove documents; return those of the ids that existed."""
         if self.is_stopping:
             raise StoppingError("the server is shutting down")
-        if len(ids) > self.limits.documents_per_request:
-            raise TooLargeError(
-                f"{len(ids)} ids in one request; the limit is {self.limits.documents_per_request}"
-            )
+        check_count(len(ids), "ids", self.limits.documents_per_request, "documents_per_request")
         while True:
             with self._using() as live, contextlib.suppress(GenerationChangedError):
                 found = live.store.delete(ids)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from index.vectors import Float32, prefixes
-from server.checks import check_utf8
+from server.checks import check_count, check_utf8
 from server.encoders.encoder import Encoder
 from server.encoders.fingerprint import Role
 from server.encoders.known import known
@@ -68,16 +68,15 @@ def embed(
             "dimensions",
             "Ask for fewer, or leave it out.",
         )
-    most = limits.documents_per_request
-    if len(texts) > most:
-        raise TooLargeError(f"{len(texts)} texts in one request; the limit is {most}")
+    check_count(len(texts), "texts", limits.documents_per_request, "documents_per_request")
     if not texts:
         raise InputError("there are no texts in the request", "input", "Send at least one.")
     for at, text in enumerate(texts):
         n_bytes = len(check_utf8(text, f"input[{at}]"))
         if n_bytes > limits.text_bytes:
             raise TooLargeError(
-                f"input[{at}] has {n_bytes} bytes; the limit is {limits.text_bytes}", "Split it."
+                f"input[{at}] has {n_bytes} bytes; the limit is {limits.text_bytes}",
+                "Split it, or raise limits.text_bytes.",
             )
         if not text:
             raise InputError("the text is empty", f"input[{at}]", "Leave it out, or give it a text.")

@@ -102,7 +102,9 @@ def test_codes_that_have_outgrown_their_memory_are_made_leaner_if_there_is_a_lea
     assert index.rebuild_due(half)
     assert index.rebuild(half).plan.row_bytes <= 24 and not index.rebuild_due(half)
     index.check_room(half, 400)
-    with pytest.raises(MemoryFullError, match=r"^2,401 passages take 48,020 bytes of memory in the leanest form"):
+    with pytest.raises(
+        MemoryFullError, match=r"^2,401 passages take 48,020 bytes of memory in the leanest form"
+    ):
         index.check_room(half, 401)
     roomy = Wish(32, codec=Codec.PQ4)
     index.rebuild(roomy)

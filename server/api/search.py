@@ -13,7 +13,7 @@ from server.api.rights import for_readers
 from server.api.routes import Route
 from server.api.schemas import HybridIn, Include, SearchesIn, SearchesOut, SearchIn, SearchOut
 from server.api.threads import Service
-from server.checks import check_utf8
+from server.checks import check_count, check_utf8
 from server.conditions import parse_path
 from server.errors import InputError, TooLargeError
 from server.filters import parse_filter
@@ -43,16 +43,11 @@ async def search(service: Service, body: Search) -> Response:
 async def search_batch(service: Service, body: SearchList) -> Response:
     """Several searches in one request, encoded together."""
     searches = body.searches
-    check_batch(len(searches), service.settings.limits.searches_per_batch)
     settings = service.settings
+    check_count(len(searches), "searches", settings.limits.searches_per_batch, "searches_per_batch")
     queries = [query_of(each, settings, f"searches[{at}].") for at, each in enumerate(searches)]
     answers, total_s = await service.search(queries)
     return answer({"results": [search_out(*each, total_s) for each in zip(searches, answers, strict=True)]})
-
-
-def check_batch(n_searches: int, limit: int) -> None:
-    if n_searches > limit:
-        raise TooLargeError(f"{n_searches} searches in one request; the limit is {limit}")
 
 
 def check_query(text: str, limit_bytes: int, where: str) -> None:
