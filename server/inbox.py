@@ -122,7 +122,7 @@ class Inbox:
                 self._work(job)
                 self._pause_s = FIRST_PAUSE_S
             except (EncodingStopped, StoppingError, GenerationChangedError):
-                continue  # the server stops; or another model serves now, and encodes it
+                continue  # the server stops, or the job is cancelled; or another model serves now, and encodes it
             except RemoteEncoderDown as error:
                 self._wait_for_encoder(job, error)
             except (EncoderError, IndexFault, ServiceError) as error:
@@ -165,7 +165,7 @@ class Inbox:
             if not documents:
                 return
             try:
-                added = live.ingest.add_waiting(checked, numbers)
+                added = live.ingest.add_waiting(checked, numbers, lambda: self._is_unwanted(job))
             except TextNotEncodable as error:
                 self._set_aside(job, documents[error.position], error)
                 return
@@ -176,6 +176,9 @@ class Inbox:
         self._limit = min(2 * self._limit, BATCH_DOCUMENTS)
         job.result = _with_counts(job.result or {}, added)
         job.progress("encoding", job.done + len(added.ids), job.total)
+
+    def _is_unwanted(self, job: Job) -> bool:
+        return self._stopping.is_set() or job.wanted == "cancel"
 
     def _look_for_the_cause(
         self, job: Job, documents: Sequence[InboxDocument], encoder: Encoder | None, error: EncoderError

@@ -73,19 +73,23 @@ class Ingest:
         self.check_running()
         self.checks.check_count(documents)
         checked = self.checks.checked(documents)
-        return self._store(checked, [], [each.id for each in checked])
+        return self._store(checked, [], [each.id for each in checked], self._stopping.is_set)
 
-    def add_waiting(self, documents: Sequence[CheckedDocument], numbers: Sequence[int]) -> Added:
+    def add_waiting(
+        self, documents: Sequence[CheckedDocument], numbers: Sequence[int], stop: Callable[[], bool]
+    ) -> Added:
         """Store documents of the inbox, all of one job; in the same transaction they leave it.
 
-        Those that have left it meanwhile are passed over: they were overtaken or deleted.
+        Those that have left it meanwhile are passed over: they were overtaken or deleted. `stop` is asked between two
+        batches of the model.
 
         Raises:
             TextNotEncodable: `position` is the document's place in the list.
+            EncodingStopped: `stop` said so; nothing has changed.
             StoppingError, GenerationChangedError, EncoderError, MemoryFullError, DiskFullError, StorageError: nothing
                 has changed.
         """
-        return self._store(documents, numbers, [])
+        return self._store(documents, numbers, [], stop)
 
     def check_running(self) -> None:
         """Raise StoppingError if the server was told to stop."""
@@ -93,7 +97,11 @@ class Ingest:
             raise StoppingError("the server is shutting down")
 
     def _store(
-        self, documents: Sequence[CheckedDocument], from_inbox: Sequence[int], overtaken: Sequence[str]
+        self,
+        documents: Sequence[CheckedDocument],
+        from_inbox: Sequence[int],
+        overtaken: Sequence[str],
+        stop: Callable[[], bool],
     ) -> Added:
         encoded: dict[bytes, Float32] = {}  # by content hash: (n_passages, dim)
         gone: set[int] = set()  # places of documents that have left the inbox
@@ -102,7 +110,7 @@ class Ingest:
             plan = self._plan(documents, gone, encoded)
             if plan.new:
                 self.check_room(sum(len(each.passages) for each in plan.new))
-            self._encode(plan, encoded)
+            self._encode(plan, encoded, stop)
             vectors = self._vectors(plan, encoded)
             self.check_running()
             try:
@@ -165,12 +173,12 @@ class Ingest:
         except TextNotEncodable as error:
             raise TextNotEncodable(str(error), error.hint, at) from error
 
-    def _encode(self, plan: _Plan, encoded: dict[bytes, Float32]) -> None:
+    def _encode(self, plan: _Plan, encoded: dict[bytes, Float32], stop: Callable[[], bool]) -> None:
         """Encode a plan's texts, and put the vectors beside those that were encoded before."""
         if not plan.texts or self.encoder is None:
             return
         try:
-            made = self.encoder.encode_documents(plan.texts, self._stopping.is_set)
+            made = self.encoder.encode_documents(plan.texts, stop)
         except TextNotEncodable as error:
             raise TextNotEncodable(str(error), error.hint, plan.owners[error.position]) from error
         first = 0

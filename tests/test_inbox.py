@@ -285,6 +285,20 @@ def test_a_cancelled_job_keeps_what_it_has_stored_and_drops_the_rest(lasting):
     assert (answer.status_code, answer.json()["detail"]) == (409, "the job is cancelled already")
 
 
+def test_a_cancel_does_not_wait_for_the_end_of_a_long_document(lasting):
+    host, server = lasting
+    host.gate = threading.Semaphore(0)
+    text = "\n\n".join(text_of(n) for n in range(4000))  # some requests to the program that encodes
+    job = accept(server, [{"id": "long", "text": text}])
+    while not host.n_held:
+        pass
+    ask(server, job, "cancel")
+    host.gate.release(10**6)
+    told = ended(server, job)
+    assert (told["status"], told["progress"]["done"], told["result"]["created"]) == ("cancelled", 0, 0)
+    assert server.http.get("/documents/long").status_code == 404 and pending(server) == 0
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
