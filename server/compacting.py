@@ -137,9 +137,14 @@ class Compacting:
 
     def _compact_and_tidy(self, job: Job) -> dict[str, Any] | None:
         try:
-            return self._compact(job)
+            result = self._compact(job)
         finally:
             self._drop_leftover()
+        if result is not None:
+            job.progress("giving room back", job.total, job.total)
+            with contextlib.suppress(IndexFault):  # it is used again; the next compaction tries again
+                result["freed_bytes"] += self._w.catalog.give_back(self._unwanted(job))
+        return result
 
     def _compact(self, job: Job) -> dict[str, Any] | None:
         """Return the job's result; None if it was cancelled, or the server stops."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import clustered, serving
 
-from server.catalog import Catalog
+from server.catalog import Catalog, database
 from server.catalog.schema import FORMAT_VERSION, MIGRATIONS
 from server.errors import FormatError
 from server.records import DocumentWrite, InboxDocument, SavedJob
@@ -149,6 +149,43 @@ def test_the_oldest_ended_jobs_are_forgotten_but_none_that_still_has_documents(c
     names = [job.id for job in catalog.jobs.all()]
     assert names[0] == "kept"
     assert names[1:] == [f"j{number}" for number in range(20, 120)]
+
+
+def test_room_of_what_was_removed_is_given_back_page_by_page_while_others_write(catalog, monkeypatch):
+    monkeypatch.setattr(database, "PAGES_AT_ONCE", 50)
+    for row in range(200):
+        store(catalog, f"d{row}", f"{row} " + "text " * 2000, row)
+    assert catalog.give_back(lambda: False) < 50_000
+    full = catalog.path.stat().st_size
+    catalog.delete([f"d{row}" for row in range(10, 200)])
+    rounds = []
+
+    def stop():
+        rounds.append(store(catalog, f"late{len(rounds)}", "late", 200 + len(rounds)).created)
+        return len(rounds) > 2
+
+    assert catalog.give_back(stop) == 2 * 50 * 4096  # stopped in the third
+    assert rounds == [1, 1, 1]
+    assert catalog.give_back(lambda: False) > 0.7 * full
+    assert catalog.path.stat().st_size < 0.3 * full
+    assert catalog.problems() == []
+    page = [document.id for document in catalog.page("", 100)]
+    assert page == sorted([*(f"d{row}" for row in range(10)), "late0", "late1", "late2"])
+
+
+def test_a_copy_of_a_catalog_that_was_made_before_room_was_given_back_can_do_it(tmp_path):
+    shutil.copy(GOLDEN / "format-1" / "collections" / "default" / "catalog.sqlite3", tmp_path / "old")
+
+    def room_given_back(path):
+        with Catalog(path) as catalog:
+            waiting = InboxDocument(0, "a", "text " * 20_000, "{}", None)
+            catalog.jobs.add(SavedJob("j", "ingest", "cancelled", 0, 1, "{}"), [waiting])
+            catalog.jobs.forget("j")
+            catalog.copy(tmp_path / f"copy of {path.name}", lambda: False)
+            return catalog.give_back(lambda: False)
+
+    assert room_given_back(tmp_path / "old") == 0
+    assert room_given_back(tmp_path / "copy of old") > 90_000
 
 
 def test_a_generation_is_filled_with_what_is_missing_and_takes_over_in_one_step(catalog):

@@ -164,6 +164,26 @@ def test_answers_are_the_same_before_and_after_and_the_room_is_given_back(tmp_pa
     assert names(tmp_path)[-1] == "vectors-0003.f16"
 
 
+def test_the_room_of_deleted_texts_is_given_back_too(tmp_path):
+    settings = Settings.model_validate({"data_dir": tmp_path, "encoder": {"model": "none", "dim": DIM}})
+    with open_collection(settings) as collection:
+        for start in range(0, 300, 100):
+            numbers = range(start, start + 100)
+            collection.add([NewDocument(f"d{n}", f"{n} " * 2000, {}, VECTORS[n]) for n in numbers])
+        collection.compacting.begin()
+        while collection.jobs.unfinished("compact"):
+            pass
+        full = collection.stats()["disk_bytes"]["catalog.sqlite3"]
+        collection.delete([f"d{n}" for n in range(10, 300)])
+        job = collection.compacting.begin()
+        while not job.has_ended:
+            pass
+        left = collection.stats()["disk_bytes"]["catalog.sqlite3"]
+        assert job.status == "done" and left < 0.3 * full
+        assert full - left <= job.result["freed_bytes"] < 1.2 * full
+    assert verify(tmp_path, lambda *_: None).problems == []
+
+
 def test_it_begins_by_itself_where_dead_rows_are_many_and_a_good_part(tmp_path, monkeypatch):
     monkeypatch.setattr(compacting, "MIN_TOMBSTONES", 300)
     settings = Settings.model_validate({

@@ -357,6 +357,14 @@ class Catalog:
         """Write a copy for a backup, as copy_catalog says; False if stopped."""
         return copy_catalog(self._database, into, stop)
 
+    def give_back(self, stop: Callable[[], bool]) -> int:
+        """Give the room of what was removed back to the disk; return the bytes. Others read and write meanwhile.
+
+        Raises:
+            DiskFullError, StorageError: some of it stays, to be used again.
+        """
+        return self._database.give_back(stop)
+
     def problems(self) -> list[str]:
         """Return what SQLite's own checks and ours find wrong inside the catalog; empty if nothing."""
         with self._database.reading() as connection:

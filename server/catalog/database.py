@@ -18,6 +18,10 @@ from server.errors import CatalogDamagedError, FormatError
 
 N_READERS = 8  # connections kept for reading; more threads than that wait for one, microseconds each
 STEPS = 10_000  # of SQLite's virtual machine between two looks whether a copy is still wanted: a few ms
+PAGES_AT_ONCE = 1000  # that are cut off the file in one transaction, in some 50 ms; others write between two
+LOG_BYTES = (
+    16 << 20
+)  # what the log keeps of the disk once it is folded into the file; a large write makes it longer
 MAX_VARIABLES = 900  # below SQLITE_MAX_VARIABLE_NUMBER of every build (999 before SQLite 3.32)
 
 # A commit that fails so has not written its last page, without which its transaction doesn't count.
@@ -67,7 +71,11 @@ class Database:
                 timeout=30,
             )
             if not self._read_only:
+                if connection.execute("PRAGMA page_count").fetchone() == (0,):
+                    # A new file; only before its first page can it be said that free ones may be cut off.
+                    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
                 connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA cache_size = -2048")  # KiB for each; the page cache does more
@@ -194,6 +202,10 @@ class Database:
         connection = self._connect()
         try:
             with self.named_errors():
+                if not _number(
+                    connection, "auto_vacuum"
+                ):  # made by an early version; the copy can give room back
+                    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 connection.set_progress_handler(stop, STEPS)
                 connection.execute("VACUUM INTO ?", (str(into),))
         except DiskFullError as error:
@@ -206,12 +218,37 @@ class Database:
             connection.close()
         return True
 
+    def give_back(self, stop: Callable[[], bool]) -> int:
+        """Cut the free pages off the file, until there are none or `stop` says so; return how many bytes those were.
+
+        A file that an early version made keeps them, to be used again; a copy of it can give them back.
+        """
+        n_cut, is_more = 0, True
+        while is_more and not stop():
+            with self.transaction() as connection:
+                before = _number(connection, "freelist_count")
+                for _ in range(min(before, PAGES_AT_ONCE)):
+                    connection.execute(
+                        "PRAGMA incremental_vacuum(1)"
+                    )  # of many, sqlite3 would take the first step
+                left = _number(connection, "freelist_count")
+            n_cut += before - left
+            is_more = 0 < left < before
+        with self._writing, self.named_errors():
+            self._writer.execute("PRAGMA wal_checkpoint")  # the file itself becomes shorter now
+            return n_cut * _number(self._writer, "page_size")
+
     def close(self) -> None:
         """Close every connection; a second call does nothing."""
         readers = getattr(self, "_readers", None)
         while readers is not None and not readers.empty():
             readers.get().close()
         self._writer.close()  # the last connection to close folds the WAL into the file
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    (found,) = connection.execute(f"PRAGMA {pragma}").fetchone()
+    return int(found)
 
 
 @contextlib.contextmanager
