@@ -363,6 +363,7 @@ class Catalog:
         Raises:
             DiskFullError, StorageError: some of it stays, to be used again.
         """
+        self.fulltext.tidy(stop)
         return self._database.give_back(stop)
 
     def problems(self) -> list[str]:
