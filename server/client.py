@@ -237,8 +237,8 @@ class Client:
     def add(self, documents: Iterable[bytes], wait: bool = True) -> AddedAnswer | AcceptedAnswer:
         """Store documents, each already written as JSON. All of them are stored or, if this raises, none.
 
-        Waits as long as the server works on it: a slow machine may encode for minutes. With wait=False, and where
-        the program is down that encodes for the server, they are accepted: safe there, and stored later.
+        Waits as long as the server works on it: a slow machine may encode for minutes. With wait=False, much text, or
+        while the program is down that encodes for the server, they are accepted: safe there, and stored later.
         """
         body = b'{"documents":[' + b",".join(documents) + b"]}"
         path = "/documents" if wait else "/documents?wait=false"

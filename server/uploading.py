@@ -57,8 +57,8 @@ def ingest(
     Args:
         on_done: called with the number of documents that are finished, stored or refused; where nobody waits for
             their encoding, accepted.
-        wait: False: have the server accept them, and encode them later. It may do so by itself, while a program that
-            encodes for it is down; `follow` waits for these.
+        wait: False: have the server accept them, and encode them later. It may do so by itself, with a long text or
+            while a program that encodes for it is down; `follow` waits for these.
 
     Raises:
         UnreachableError: the server doesn't answer, or no longer.

@@ -35,10 +35,11 @@ from server.uploading import IngestReport, follow, ingest
 from server.verification import verify
 
 BATCH = 8
+MUCH_TEXT = 50_000
 SMALL = (
     "-c",
-    f"from server import inbox; from server.api import streams; inbox.BATCH_DOCUMENTS = {BATCH}; "
-    "streams.PIECE_BYTES = 2000; from server.cli import main; main()",
+    f"from server import inbox; from server.api import documents, streams; inbox.BATCH_DOCUMENTS = {BATCH}; "
+    f"streams.PIECE_BYTES = 2000; documents.MUCH_TEXT = {MUCH_TEXT}; from server.cli import main; main()",
 )
 LINES = {"content-type": "application/x-ndjson"}
 MODEL, DIM = "words-24", 24
@@ -593,15 +594,57 @@ def test_a_stream_may_be_longer_than_a_body(brought_later):
     server = brought_later
     documents = [packed(n) for n in range(200)]
     content = "\n".join(json.dumps(each) for each in documents)
-    refused = server.http.post("/documents", content=content, headers=LINES)
+    refused = server.http.post("/documents?wait=true", content=content, headers=LINES)
     assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
     answer = stream(server, [*documents, b"", packed(200)])  # and no line break at the end
     assert answer.status_code == 202, answer.text
     assert answer.json()["ids"] is None and answer.json()["job"]["progress"]["total"] == 201
     assert ended(server, answer.json()["job"]["id"])["result"]["created"] == 201
     assert stored(server) == {f"v{n}": f"some text {n}" for n in range(201)}
-    known = server.http.post("/documents?wait=false", content=content, headers=LINES)  # with its length
-    assert ended(server, known.json()["job"]["id"])["result"]["unchanged"] == 200
+    for query in ("?wait=false", ""):  # now with its length
+        known = server.http.post(f"/documents{query}", content=content, headers=LINES)
+        assert ended(server, known.json()["job"]["id"])["result"]["unchanged"] == 200
+
+
+def test_lines_that_one_request_may_bring_are_waited_for_and_more_become_a_job(tmp_path):
+    def lines(n_documents):
+        return iter([json.dumps(packed(n)).encode() + b"\n" for n in range(n_documents)])  # as they come
+
+    with serving(tmp_path, SMALL, **{**BROUGHT, "limits__documents_per_request": 9}) as server:
+        assert server.http.post("/documents", content=lines(9), headers=LINES).json()["created"] == 9
+        more = server.http.post("/documents", content=lines(10), headers=LINES)
+        assert (more.status_code, more.json()["ids"]) == (202, None)
+        told = ended(server, more.json()["job"]["id"])["result"]
+        assert (told["created"], told["unchanged"]) == (1, 9)
+        wrong = server.http.post("/documents", content=[*lines(10), b"{"], headers=LINES)
+        assert (wrong.status_code, wrong.json()["code"]) == (400, "malformed_json")
+        assert server.http.post("/documents?wait=true", content=lines(10), headers=LINES).status_code == 413
+        assert len(server.http.get("/jobs").json()["jobs"]) == 1 and pending(server) == 0
+        server.stop()
+
+
+@pytest.mark.parametrize("as_lines", [False, True], ids=["JSON", "lines"])
+def test_much_text_becomes_a_job_unless_the_client_says_that_it_waits(lasting, as_lines):
+    _, server = lasting
+    texts = ["Knead it. " * 500] * 10  # ten times five thousand characters
+    documents = [{"id": f"much{n}", "text": text} for n, text in enumerate(texts)]
+
+    def send(documents, query=""):
+        if not as_lines:
+            return server.http.post(f"/documents{query}", json={"documents": documents})
+        content = "\n".join(json.dumps(each) for each in documents)
+        return server.http.post(f"/documents{query}", content=content, headers=LINES)
+
+    assert send(documents).status_code == 201
+    more = [*documents, {"id": f"one more {as_lines}", "text": "x"}]
+    answer = send(more)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["ids"] == (None if as_lines else [each["id"] for each in more])
+    told = ended(server, answer.json()["job"]["id"])["result"]
+    assert (told["created"], told["unchanged"]) == (1, 10)
+    assert send(more, "?wait=true").json()["unchanged"] == 11
+    brought = {"id": f"brought {as_lines}", "text": "Knead it. " * 100, "vector": [1.0] * DIM}
+    assert send([*documents, brought]).json()["created"] == 1  # there is nothing to encode in it
 
 
 @pytest.mark.parametrize(

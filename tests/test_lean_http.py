@@ -303,7 +303,7 @@ def test_closing_waits_for_what_was_begun():
     assert done == [True]
 
 
-def test_a_stream_that_a_busy_server_refuses_in_its_middle_is_taken_back(monkeypatch):
+def test_a_stream_that_a_busy_server_refuses_in_its_middle_is_taken_back():
     done, go_on = [], threading.Event()
 
     class Receiving:
@@ -317,7 +317,7 @@ def test_a_stream_that_a_busy_server_refuses_in_its_middle_is_taken_back(monkeyp
         limits = SimpleNamespace(waiting_requests=0)
         service = Running(SimpleNamespace(receive=Receiving), SimpleNamespace(limits=limits), None)
 
-        async def pieces(request):
+        async def pieces():
             yield "a first piece"
             others = [asyncio.ensure_future(service.accept(go_on.wait, 60)) for _ in range(INBOX_THREADS)]
             await asyncio.sleep(0)
@@ -325,10 +325,8 @@ def test_a_stream_that_a_busy_server_refuses_in_its_middle_is_taken_back(monkeyp
             yield "one that comes when all are busy"
             await asyncio.gather(*others)
 
-        monkeypatch.setattr(documents, "read_pieces", pieces)
-        monkeypatch.setattr(documents, "media_type_of", lambda request: documents.NDJSON)
         with pytest.raises(BusyError, match="as many writes"):
-            await documents.add_later(service, None)
+            await documents.receive(service, [], pieces())
 
     asyncio.run(main())
     assert done == ["a first piece", "dropped"]

@@ -1,6 +1,7 @@
 """Routes under /documents."""
 
 import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -29,6 +30,7 @@ from server.api.schemas import (
 from server.api.streams import read_pieces
 from server.api.threads import Service
 from server.api.vectors import encoded
+from server.checking import NewDocument
 from server.filters import parse_filter
 from server.receiving import Accepted
 from server.records import Document
@@ -38,15 +40,20 @@ router = APIRouter(tags=["documents"], route_class=Route)
 ONE_A_LINE = {
     "schema": {
         "type": "string",
-        "description": "One document a line. With wait=false of any length: limits.body_bytes is that of a line then.",
+        "description": "One document a line, any number of them: what is more than the limits of one request becomes a "
+        "job, unless wait=true, and limits.body_bytes is that of a line then.",
     }
 }
 WAIT = {
     "name": "wait",
     "in": "query",
-    "description": "false: answer 202 as soon as the documents survive a power loss, and encode them later.",
-    "schema": {"type": "boolean", "default": True},
+    "description": "false: answer 202 as soon as the documents survive a power loss, and encode them later. true: "
+    "answer 201 when they are encoded. Left out: true, but false for more than a million characters to encode.",
+    "schema": {"type": "boolean"},
 }
+MUCH_TEXT = 1_000_000
+"""Characters to be encoded, in one request: more are half a minute's work for two cores, and minutes for a small board.
+Few clients wait so long, and one that gives up sends all of it again."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +61,16 @@ class Sending:
     """A request with documents, whose body isn't read yet."""
 
     request: Request
-    wait: bool
+    wait: bool | None  # None: unless it takes long
 
 
 async def read_sending(request: Request) -> Sending:
     """Look whether the client waits. Raises RequestValidationError."""
-    wait = request.query_params.get("wait", "true")
-    if wait not in ("true", "false"):
+    wait = request.query_params.get("wait")
+    if wait not in (None, "true", "false"):
         found = {"type": "bool_parsing", "loc": ("query", "wait"), "msg": "Input should be true or false"}
         raise RequestValidationError([found])
-    return Sending(request, wait == "true")
+    return Sending(request, None if wait is None else wait == "true")
 
 
 @router.post(
@@ -75,9 +82,11 @@ async def read_sending(request: Request) -> Sending:
 )
 async def add_documents(service: Service, sending: Annotated[Sending, Depends(read_sending)]) -> Response:
     """Store documents. All of a request is stored, or none. Answers when they survive a power loss."""
-    if not sending.wait:
-        return accepted(await add_later(service, sending.request))
-    documents = await read_documents(sending.request)
+    documents, rest = await read_first(sending, service.settings.limits.documents_per_request)
+    if rest is not None:
+        return accepted(await receive(service, documents, rest))
+    if sending.wait is False or (sending.wait is None and is_much(documents)):
+        return accepted(await service.accept(service.collection.accept, documents))
     started = time.perf_counter()
     added = await service.ingest(service.collection.add, documents)
     took_ms = (time.perf_counter() - started) * 1000
@@ -86,13 +95,43 @@ async def add_documents(service: Service, sending: Annotated[Sending, Depends(re
     return answer(AddedOut(**vars(added), took_ms=round(took_ms, 3)), 201)
 
 
-async def add_later(service: Service, request: Request) -> Accepted:
-    """Put the documents of a request into the inbox: all of them, or none."""
-    if media_type_of(request) != NDJSON:
-        return await service.accept(service.collection.accept, await read_documents(request))
+async def read_first(
+    sending: Sending, most: int
+) -> tuple[list[NewDocument], AsyncIterator[list[NewDocument]] | None]:
+    """Read a request's documents: all of them; or the first of many lines, and what yields the others.
+
+    Args:
+        most: documents that one request may bring.
+
+    Raises:
+        As read_documents and read_pieces do.
+    """
+    request = sending.request
+    if sending.wait or media_type_of(request) != NDJSON:
+        return await read_documents(request), None
+    pieces, documents = read_pieces(request), list[NewDocument]()
+    if sending.wait is False:
+        return documents, pieces
+    async for piece in pieces:
+        documents += piece
+        if len(documents) > most or is_much(documents) or request.state.body.is_long:
+            return documents, pieces
+    return documents, None
+
+
+def is_much(documents: Sequence[NewDocument]) -> bool:
+    return sum(len(each.text or "") for each in documents if each.vector is None) > MUCH_TEXT
+
+
+async def receive(
+    service: Service, first: list[NewDocument], rest: AsyncIterator[list[NewDocument]]
+) -> Accepted:
+    """Put the documents of a stream into the inbox: all of them, or none."""
     receiving = service.collection.receive()
     try:
-        async for documents in read_pieces(request):
+        if first:
+            await service.accept(receiving.add, first)
+        async for documents in rest:
             await service.accept(receiving.add, documents)
         return await service.accept(receiving.accept)
     except Exception:  # the client's disconnect too; what a kill leaves is dropped at the next start

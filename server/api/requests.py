@@ -151,9 +151,14 @@ class Body:
         )  # else the HTTP server sees to it that it is as long as the header says
         self.is_stream = False
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it is longer than a body may be that is no stream, as far as is known."""
+        return self.n_bytes > self.limit_bytes
+
     def check_size(self) -> None:
         """Raise TooLargeError if there is too much of it."""
-        if self.n_bytes > self.limit_bytes and not self.is_stream:
+        if self.is_long and not self.is_stream:
             raise TooLargeError(
                 f"the body has {self.n_bytes} bytes or more; the limit is {self.limit_bytes}",
                 "Split it into several requests, or raise limits.body_bytes.",
