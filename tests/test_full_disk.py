@@ -1,9 +1,15 @@
 """A disk without room: a small tmpfs, filled for real."""
 
 import os
+import shutil
 
+import numpy as np
+import pytest
 from conftest import clustered
 
+from index.errors import DiskFullError
+from index.plan import Wish
+from index.two_pass import Shape, TwoPassIndex
 from server.verification import verify
 
 DIM = 256
@@ -55,3 +61,18 @@ def test_a_full_disk_refuses_writes_keeps_everything_and_goes_on_when_there_is_r
         assert server.http.get("/stats").json()["documents"] == n_stored
         assert search(server, n_stored - 1) == f"{n_stored - 1:05}"
         assert server.stop() == 0
+
+
+def test_a_first_pass_that_has_no_room_says_so_and_leaves_nothing(small_disk):
+    index = TwoPassIndex(small_disk, Shape(1, 32, 32, "float16"), 0, np.zeros(0, np.bool_))
+    index.publish(index.append(clustered(2000, 32, seed=3), 0), np.zeros(0, np.int64))
+    before = sorted(path.name for path in small_disk.iterdir())
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 50_000))
+    with pytest.raises(
+        DiskFullError, match=r"^no room left on the disk for .*/first-pass-0001-0001-000000000.faiss$"
+    ):
+        index.rebuild(Wish(32))
+    (small_disk / "ballast").unlink()
+    assert sorted(path.name for path in small_disk.iterdir()) == before
+    assert index.rebuild(Wish(32)) is not None
+    del index  # what it has mapped would keep the disk busy

@@ -1,10 +1,18 @@
 """The log: a line for every request, with its id, and never what people wrote, asked, named or were let in with."""
 
+import contextlib
+import io
 import json
+import logging
 import re
+import sys
 
 import pytest
+import structlog
 from conftest import serving
+
+from server.logs import start_logging
+from server.settings import LogSettings
 
 SECRET = "s3cret"
 KEY = "k3y-of-the-house"
@@ -155,3 +163,23 @@ def test_probes_and_scrapes_are_not_in_the_log_at_level_info(tmp_path):
             assert server.http.get(path).status_code == 200
         server.stop()
     assert [line["route"] for line in server.log if line["event"] == "request"] == ["/info"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_that_finds_the_disk_full_is_lost_and_hurts_nobody(monkeypatch, form):
+    configured, handlers = structlog.get_config(), logging.root.handlers[:]
+    full = io.TextIOWrapper(io.FileIO("/dev/full", "w"))
+    try:
+        logging.root.handlers.clear()
+        monkeypatch.setattr(sys, "stderr", full)
+        start_logging(LogSettings(format=form))
+        with pytest.raises(OSError, match="No space left"):
+            print("a line", file=full, flush=True)
+        for log in (structlog.get_logger(), logging.getLogger("a.library")):
+            log.warning("lost")
+            log.error("as well")
+    finally:
+        structlog.configure(**configured)
+        logging.root.handlers[:] = handlers
+        with contextlib.suppress(OSError):
+            full.close()
