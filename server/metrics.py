@@ -10,12 +10,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 
 from server import __version__
 from server.collection import Collection
+from server.errors import ANSWERS
 from server.queries import Answer, Query
 from server.readings import Readings
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-STAGES = ("encode", "filter", "first_pass", "second_pass", "fetch")
+STAGES = ("encode", "filter", "first_pass", "second_pass", "words", "fetch")
 # Seconds. A stage takes 0.1 ms from memory and seconds from a cold slow disk; a request begins where its thread does.
 STAGE_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -38,7 +39,7 @@ class Metrics:
             registry=registry,
             buckets=STAGE_S,
         )
-        self._encode, self._filter, self._first_pass, self._second_pass, self._fetch = map(
+        self._encode, self._filter, self._first_pass, self._second_pass, self._words, self._fetch = map(
             stage.labels, STAGES
         )
         self._candidates = Histogram(
@@ -62,6 +63,9 @@ class Metrics:
         self._errors = Counter(
             "twopass_errors", "Answers that were errors, by code", ["code"], registry=registry
         )
+        # From 0 on: of a series that begins with its first error Prometheus sees no growth, so no alert would come.
+        for answer in ANSWERS.values():
+            self._errors.labels(answer.code)
         ProcessCollector(registry=registry)
 
     def watch(self, collection: Collection) -> None:
@@ -85,6 +89,8 @@ class Metrics:
                 self._first_pass.observe(found.first_pass_s)
             if found.second_pass_s:
                 self._second_pass.observe(found.second_pass_s)
+            if query.hybrid is not None:
+                self._words.observe(answer.words_s)
             self._fetch.observe(answer.fetch_s)
             self._candidates.observe(found.candidates)
             self._hits.observe(len(answer.hits))

@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.app import open_collection
 from server.encoders.batching import EncodingQueue, JobLine
 from server.encoders.fingerprint import Role
-from server.metrics import Metrics
+from server.errors import ANSWERS
+from server.metrics import STAGES, Metrics
 from server.processes import Resident, _resident, process_memory
 from server.settings import EncoderSettings, Settings
 
@@ -75,11 +76,11 @@ def test_a_search_is_counted_with_the_stages_that_it_needed_and_their_times(serv
     answers += [search(server, vector=vector, mode="prefix"), search(server, vector=vector, mode="exact")]
     found = grown()
     stage = "twopass_search_stage_seconds_count"
-    counts = {name: found[stage, name] for name in ("encode", "filter", "first_pass", "second_pass", "fetch")}
+    counts = {name: found[stage, name] for name in STAGES}
     # One filter; no first pass in mode exact nor over the few rows of a filter, no second in mode prefix.
     timed = [answer["timings_ms"] for answer in answers]
     assert counts == {
-        "encode": 0, "filter": 1, "fetch": 4,
+        "encode": 0, "filter": 1, "words": 0, "fetch": 4,
         "first_pass": sum(each["first_pass"] > 0 for each in timed),
         "second_pass": sum(each["second_pass"] > 0 for each in timed),
     }  # fmt: skip
@@ -125,6 +126,22 @@ def test_requests_are_counted_by_template_and_status_and_errors_by_code(server):
     errors = {key[1]: n for key, n in found.items() if key[0] == "twopass_errors_total"}
     assert errors.pop("unknown_path") in (2, 3)
     assert errors == {"not_found": 1, "invalid_vector": 1, "unknown_field": 1}
+
+
+def test_every_code_of_an_error_is_there_from_the_start(server):
+    """Prometheus doesn't see a series grow that begins with its first error."""
+    codes = {key[1] for key in read(Metrics().told().decode()) if key[0] == "twopass_errors_total"}
+    assert codes == {answer.code for answer in ANSWERS.values()}
+    assert samples(server)["twopass_errors_total", "disk_full"] == 0
+
+
+def test_the_words_of_a_hybrid_search_are_a_stage_of_their_own(texts):
+    grown = Grown(texts)
+    answers = [search(texts, query="how much room does it take", hybrid=hybrid) for hybrid in (True, False)]
+    found = grown()
+    assert found["twopass_search_stage_seconds_count", "words"] == 1
+    told = answers[0]["timings_ms"]["words"] / 1000
+    assert found["twopass_search_stage_seconds_sum", "words"] == pytest.approx(told, abs=2e-6)
 
 
 def test_gauges_tell_what_stats_tells(server):
