@@ -194,8 +194,13 @@ def serve(settings: Settings) -> int:
         except SettingsError as error:
             raise StartupError(str(error), "Correct the setting and start again.") from error
         listener.listen(BACKLOG)
-        if collection.is_degraded:
-            log.warning("some stored vectors are damaged", **collection.damage())
+        damage = collection.damage()
+        if damage["rows"]:
+            log.warning(
+                "some stored vectors are damaged; GET /stats names the documents that only their sender can mend",
+                rows=damage["rows"],
+                documents=damage["documents"],
+            )
         memory = check_memory(served(collection, settings))
         if memory.status is not Health.OK:
             log.warning("memory is short", found=memory.found, advice=memory.advice)
