@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import namedtuple
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from index.durable import DirectoryLock, lock_holder
 from index.plan import Codec, Plan
 from server import memory
 from server.budget import Budget, wish_of
+from server.catalog.schema import FORMAT_VERSION
 from server.doctor import Health, Subject, collection, machine, stored
 from server.doctor.collection import check_damage, check_model, check_recall, check_settings
 from server.doctor.machine import (
@@ -32,6 +34,7 @@ from server.memory import Room, room
 from server.records import RecallPoint
 from server.settings import EncoderSettings, IndexSettings, Settings
 
+GOLDEN = Path(__file__).parent / "golden"
 MIB = 1 << 20
 NO_MODEL = {"encoder__model": "none", "encoder__dim": 32}
 NAMES = [
@@ -150,11 +153,17 @@ def test_a_slow_disk_is_told_by_what_a_cold_search_waits(speed, status, pool_ms)
     assert check.found.endswith(f"take {pool_ms} ms")
 
 
-def test_a_disk_is_measured_by_a_file_that_is_gone_afterwards_and_one_that_cant_be_written_fails(tmp_path):
-    measure_folder(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    assert check_disk_latency(Subject(Settings(), tmp_path / "not" / "there", None)).status == "ok"
-    assert list(tmp_path.iterdir()) == []
+def test_a_disk_is_measured_by_a_file_that_is_gone_afterwards_and_one_that_cant_be_written_fails(
+    tmp_path, small_disk
+):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    measure_folder(folder)
+    assert check_disk_latency(Subject(Settings(), folder / "not" / "there", None)).status == "ok"
+    assert list(folder.iterdir()) == []
+    (small_disk / "full").write_bytes(bytes(3 << 20))
+    check = check_disk_latency(Subject(Settings(), small_disk, None))
+    assert check.status is Health.FAIL and "no room left" in check.found and "Free some room" in check.advice
     check = check_disk_latency(Subject(Settings(), Path("/proc/self"), None))
     assert check.status is Health.FAIL and "/proc" in check.found
 
@@ -192,6 +201,18 @@ def test_the_model_that_serves_must_have_made_the_vectors():
     assert check_model(Subject(Settings(), Path("/nowhere"), None)).status == "ok"
     brought = replace(having(encoder=EncoderSettings(model="none", dim=768)), is_served=False)
     assert check_model(brought).status == "fail"  # texts were encoded, and the settings say nobody encodes
+
+
+def test_vectors_that_clients_bring_must_be_as_long_as_the_settings_say():
+    made_by = replace(MADE_BY, model="none", dim=768)
+    subject = replace(
+        having(made_by=made_by, encoder=EncoderSettings(model="none", dim=384)), is_served=False
+    )
+    check = check_model(subject)
+    assert (check.status, check.found) == (
+        "fail", "clients bring vectors of 768 dimensions; encoder.dim is 384",
+    )  # fmt: skip
+    assert "set encoder.model to none and encoder.dim to 768" in check.advice
 
 
 @pytest.mark.parametrize(
@@ -319,6 +340,21 @@ def test_vectors_that_are_missing_are_found_without_a_server(run):
     done = run_doctor(data_dir)
     assert done.code == 1
     assert "FAIL  damage" in done.out and "'d1198', 'd1199'" in done.out
+
+
+@pytest.mark.parametrize("number", range(1, FORMAT_VERSION))
+def test_data_of_an_earlier_version_are_looked_at_before_the_first_start_and_left_alone(number, tmp_path):
+    shutil.copytree(GOLDEN / f"format-{number}", tmp_path, dirs_exist_ok=True)
+    catalog = tmp_path / "collections/default/catalog.sqlite3"
+    before = catalog.read_bytes()
+    done = called(tmp_path, "doctor", "--json", **NO_MODEL)
+    told = {each["name"]: each for each in json.loads(done.out)["checks"]}
+    assert (done.code, told["model"]["status"], told["damage"]["status"]) == (0, "ok", "ok")
+    assert told["model"]["found"].startswith("clients bring vectors of 32 dimensions")
+    assert catalog.read_bytes() == before
+    os.truncate(catalog.with_name("vectors-0001.f16"), 30 * 64)
+    done = called(tmp_path, "doctor", **NO_MODEL)
+    assert done.code == 1 and "11 vectors are missing or damaged" in done.out
 
 
 def test_who_holds_a_data_directory_is_told(tmp_path):

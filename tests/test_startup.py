@@ -156,7 +156,10 @@ def test_damaged_client_vectors_are_named_and_mended_by_sending_them_again(tmp_p
         assert damage == {"rows": 3, "documents": 3, "ids": ["48", "49", "7"]}
         (warning,) = (line for line in server.log if line["level"] == "warning")
         told = {name: warning[name] for name in warning if name not in ("level", "timestamp")}
-        assert (told.pop("event")[:31], told) == ("some stored vectors are damaged", {"rows": 3, "documents": 3})
+        assert (told.pop("event")[:31], told) == (
+            "some stored vectors are damaged",
+            {"rows": 3, "documents": 3},
+        )
         found = server.http.post(
             "/search", json={"vector": vectors[7].tolist(), "k": 50, "mode": "exact"}
         ).json()

@@ -40,6 +40,7 @@ class Database:
             DiskFullError, StorageError: it can't be opened or made.
         """
         self.path = path
+        self.format_version = FORMAT_VERSION  # an older one where it is only read
         self._read_only = read_only
         # Called inside every transaction right before it is committed; what it returns, right after.
         self.before_commit: Callable[[sqlite3.Connection], Callable[[], None]] = lambda _: lambda: None
@@ -99,7 +100,9 @@ class Database:
             raise FormatError(
                 f"{self.path} has format {version}; this twopass reads and writes format {FORMAT_VERSION}"
             )
-        if version < FORMAT_VERSION and not self._read_only:
+        if self._read_only:
+            self.format_version = version
+        elif version < FORMAT_VERSION:
             with self.transaction() as connection:  # all the steps, or none
                 for step in range(version, FORMAT_VERSION):
                     for statement in MIGRATIONS[step].split(";\n"):

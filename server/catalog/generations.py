@@ -41,6 +41,8 @@ class Generations:
 
     def encoder(self, number: int) -> tuple[str | None, str | None]:
         """Return the settings, as JSON, of a generation's encoder and of the one that it took the place of."""
+        if self._database.format_version == 1:
+            return None, None  # it couldn't be changed then
         with self._database.reading() as connection:
             found = connection.execute(
                 "SELECT encoder, replaces FROM generations WHERE number = ?", (number,)

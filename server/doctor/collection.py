@@ -6,6 +6,7 @@ from index.two_pass import MIN_ROWS
 from server.budget import budget_of, wish_of
 from server.doctor.checks import Check, Health, mib
 from server.doctor.subject import Data, Subject
+from server.encoders.fingerprint import Fingerprint
 from server.encoders.known import prefix_warnings
 from server.memory import limit_bytes, room
 from server.recall_history import told_point, total
@@ -34,17 +35,17 @@ def check_model(subject: Subject) -> Check:
         )
         return Check("model", Health.FAIL, f"{found}; the program that encodes is down", advice)
     if not subject.is_served:
-        names = (data.encoder.model, "none" if data.encoder.model == "none" else data.encoder.precision)
-        if (made_by.model == "none") is not (names[0] == "none") or data.encoder.dim not in (None, data.dim):
-            return _other_model(found, f"encoder.model is {names[0]!r}", made_by.model)
+        model, dim = data.encoder.model, data.encoder.dim
+        if (made_by.model == "none") is not (model == "none"):
+            return _other_model(found, f"encoder.model is {model!r}", made_by)
+        if dim not in (None, data.dim):
+            return _other_model(found, f"encoder.dim is {dim}", made_by)
         return Check(
             "model", Health.OK, f"{found}; whether it is unchanged is compared when the server starts"
         )
     if subject.serving is not None and not made_by.same_vectors(subject.serving):
         changed = ", ".join(made_by.changes(subject.serving))
-        return _other_model(
-            found, f"{subject.serving.model} serves, which differs in {changed}", made_by.model
-        )
+        return _other_model(found, f"{subject.serving.model} serves, which differs in {changed}", made_by)
     return Check("model", Health.OK, found if subject.serving is None else f"{found}, and serves")
 
 
@@ -162,6 +163,9 @@ def _stale_for(data: Data, subject: Subject) -> list[str]:
     return stale
 
 
-def _other_model(found: str, now: str, needed: str) -> Check:
-    advice = f"To go on with this data set encoder.model to {needed}; to change the model for good, `twopass reembed`."
+def _other_model(found: str, now: str, made_by: Fingerprint) -> Check:
+    needed = f"encoder.model to {made_by.model}"
+    if made_by.model == "none":
+        needed += f" and encoder.dim to {made_by.dim}"
+    advice = f"To go on with this data set {needed}; to change the model for good, `twopass reembed`."
     return Check("model", Health.FAIL, f"{found}; {now}", advice)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from index.disk import AT_ONCE_MS, DiskSpeed, measure_disk, measure_folder
-from index.errors import IndexFault
+from index.errors import DiskFullError, IndexFault
 from index.first_pass.bounds import ALIGNMENT, TAIL_COLUMNS, bound_axes_count
 from index.first_pass.instructions import instructions
 from index.planner import machine_factor, rebuild_bytes
@@ -29,6 +29,9 @@ SLOW_POOL_MS, HOPELESS_POOL_MS = 50.0, 2000.0
 """To read a pool from a cold disk: what people begin to notice, and what they give up on. Hard disks take 400 ms."""
 
 LOW_DISK_SHARE = 0.1  # of the disk, free; below it many file systems and SSDs become slow
+MORE_ROOM = (
+    "Free some room, or move data_dir to a larger disk: stop the server, copy the folder, set data_dir."
+)
 LEAST_DISK_BYTES = 64 << 20  # a request of 32 MiB, its vectors, and SQLite's journal
 
 USUAL_PAGE_BYTES = 4096
@@ -75,13 +78,10 @@ def check_disk_space(subject: Subject) -> Check:
         f"{mib(usage.free)} of {mib(usage.total)} are free; the collection takes {mib(taken)}, "
         f"and the next first pass {mib(needed)} beside it while it is made"
     )
-    advice = (
-        "Free some room, or move data_dir to a larger disk: stop the server, copy the folder, set data_dir."
-    )
     if usage.free < needed:
-        return Check("disk_space", Health.FAIL, found, advice)
+        return Check("disk_space", Health.FAIL, found, MORE_ROOM)
     if usage.free < LOW_DISK_SHARE * usage.total or usage.free < taken / 2:
-        return Check("disk_space", Health.WARN, found, advice)
+        return Check("disk_space", Health.WARN, found, MORE_ROOM)
     return Check("disk_space", Health.OK, found)
 
 
@@ -89,6 +89,8 @@ def check_disk_latency(subject: Subject) -> Check:
     """How long does a random read of 4 KiB take, and a pool of them?"""
     try:
         speed = subject.disk or _measured(subject)
+    except DiskFullError as error:
+        return Check("disk_latency", Health.FAIL, f"not measured: {error}", MORE_ROOM)
     except IndexFault as error:
         return Check("disk_latency", Health.FAIL, str(error), "The disk can't be used; see its permissions.")
     if speed is None:
