@@ -267,7 +267,7 @@ def backup_lines(told: dict[str, Any]) -> Iterator[str]:
         f"  {counted(told['documents'], 'document')}{pending} · {counted(told['rows'], 'vector')} of "
         f"{counted(told['dim'], 'dimension')} · model {plain(told['model'])}"
     )
-    yield f"  as of {told['created_at'].replace('T', ' ').replace('Z', ' UTC')}"
+    yield f"  as of {plain(told['created_at']).replace('T', ' ').replace('Z', ' UTC')}"
     if told["damaged"]:
         yield (
             f"  Note: {counted(told['damaged'], 'vector')} of it were damaged on the disk already; a server makes them "

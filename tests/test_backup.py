@@ -205,6 +205,9 @@ def telling(**fields):
         (telling(rows=40), BackupDamagedError, "isn't as it was written"),
         (telling(members=[{"name": "../x", "bytes": 1, "sha256": ""}] * 2), BackupDamagedError, "'../x'"),
         (telling(members=3), BackupDamagedError, "doesn't say what it has to"),
+        (telling(members=[{"name": 5, "bytes": 1, "sha256": ""}] * 2), BackupDamagedError, "doesn't say what it"),
+        (telling(fingerprint=["a model"]), BackupDamagedError, "doesn't say what it has to"),
+        (telling(version="1"), BackupDamagedError, "doesn't say of which version"),
     ],
 )  # fmt: skip
 def test_an_archive_that_is_not_as_it_was_written_is_refused_and_nothing_changes(
@@ -259,18 +262,82 @@ def test_no_flipped_byte_and_no_cut_goes_unnoticed(archive, data_dir, tmp_path):
     assert contents(target) == expected
 
 
-def test_a_catalog_and_vectors_of_two_backups_are_refused(archive, tmp_path):
+def before(at, header, body=b""):
+    """What puts one more header, as it is, before the file `at`; `body` is what belongs to it."""
+
+    def change(path):
+        whole = path.read_bytes()
+        with tarfile.open(path) as tar:
+            offset = tar.getmember(at).offset
+        header.size = header.size or len(body)
+        more = header.tobuf(tarfile.GNU_FORMAT) + body + bytes(-len(body) % 512)
+        path.write_bytes(whole[:offset] + more + whole[offset:])
+
+    return change
+
+
+def made_up(kind, size=0):
+    info = tarfile.TarInfo("more")
+    info.type, info.size = kind, size
+    return info
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        before("vectors-0001.f16", made_up(tarfile.XHDTYPE), b"14 size=-1536\n"),  # back to itself
+        before("vectors-0001.f16", made_up(tarfile.XHDTYPE), b"27 size=9999999999999999999\n"),
+        before("manifest.json", made_up(tarfile.XHDTYPE), b"9" * 5000 + b" size=1\n"),
+        before("catalog.sqlite3", made_up(tarfile.XHDTYPE, -512)),
+        before("catalog.sqlite3", made_up(tarfile.REGTYPE, 1 << 80)),
+        before("SHA256SUMS", made_up(tarfile.REGTYPE), bytes(512 * 1000)),  # the end of an archive
+    ],
+    ids=["loop", "beyond", "digits", "negative", "huge", "end"],
+)
+def test_headers_that_lead_nowhere_are_refused(archive, tmp_path, change):
+    bad = tmp_path / "bad.tar"
+    shutil.copy(archive, bad)
+    change(bad)
+    with pytest.raises(BackupDamagedError):
+        check_backup(bad, ignore)
+
+
+def test_an_archive_of_headers_alone_is_not_read_to_its_end(tmp_path):
+    bad = tmp_path / "bad.tar"
+    with tarfile.open(bad, "w") as tar:
+        for n in range(200):
+            tar.addfile(tarfile.TarInfo(f"{n}"))
+    with pytest.raises(BackupDamagedError, match="more than 100 files"):
+        check_backup(bad, ignore)
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [({"rows": 40}, {}), ({}, {"vectors-0001.f16": "vectors-0002.f16"})],
+    ids=["fewer rows", "another generation"],
+)
+def test_a_catalog_and_vectors_of_two_backups_are_refused(archive, tmp_path, fields, names):
     """Checksums that fit don't make them belong together."""
     bad = tmp_path / "bad.tar"
-    manifest = json.loads(dict(members_of(archive))["manifest.json"]) | {"rows": 40}
+    manifest = json.loads(dict(members_of(archive))["manifest.json"]) | fields
+    for each in manifest["members"]:
+        each["name"] = names.get(each["name"], each["name"])
     told = json.dumps(manifest).encode()
     sums = "".join(f"{each['sha256']}  {each['name']}\n" for each in manifest["members"])
     sums += f"{hashlib.sha256(told).hexdigest()}  manifest.json\n"
     new = {"manifest.json": told, "SHA256SUMS": sums.encode()}
-    rewritten(archive, bad, lambda info, data: info and (info, new.get(info.name, data)))
+
+    def change(info, data):
+        if info is None:
+            return None
+        data = new.get(info.name, data)
+        info.name = names.get(info.name, info.name)
+        return info, data
+
+    rewritten(archive, bad, change)
     with pytest.raises(BackupDamagedError, match="don't belong together"):
         restore(bad, tmp_path / "data", False, ignore)
-    assert names(tmp_path / "data" / "collections") == []
+    assert list((tmp_path / "data" / "collections").iterdir()) == []
 
 
 def members_of(archive):
@@ -340,6 +407,11 @@ def test_a_restore_that_is_killed_leaves_the_old_collection_or_the_new_one(
     left = {path.name.partition(".before")[0] for path in (tmp_path / "data" / "collections").iterdir()}
     assert left == {"default"}
     assert {UNPACKING, READY}.isdisjoint(left)
+
+
+def test_a_backup_leaves_nothing_beside_itself_whatever_it_is_called(data_dir, tmp_path):
+    back_up(data_dir, tmp_path / "a[1]*.tar")
+    assert names(tmp_path) == ["a[1]*.tar"]
 
 
 def test_a_backup_that_is_stopped_leaves_nothing(data_dir, tmp_path):

@@ -15,6 +15,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from server.errors import BackupDamagedError, FormatError
 
 KIND = "twopass backup"
@@ -66,7 +68,7 @@ class Manifest:
             "rows": self.rows,
             "dim": self.dim,
             "damaged": self.damaged,
-            "model": self.fingerprint.get("model", ""),
+            "model": str(self.fingerprint.get("model", "")),
         }
 
 
@@ -87,12 +89,13 @@ def parse_manifest(text: bytes, source: str) -> Manifest:
         raise BackupDamagedError(f"{source}: {MANIFEST} can't be read") from error
     if kind != KIND:
         raise BackupDamagedError(f"{source} is no backup of twopass")
-    if not isinstance(version, int) or version > VERSION:
+    if type(version) is not int:
+        raise BackupDamagedError(f"{source}: {MANIFEST} doesn't say of which version it is")
+    if version > VERSION:
         raise FormatError(
             f"{source} is a backup of version {version}; this twopass reads up to version {VERSION}"
         )
     try:
-        members = tuple(Member(**each) for each in told.pop("members"))
-        return Manifest(**told, members=members)
-    except (KeyError, TypeError) as error:
+        return TypeAdapter(Manifest).validate_json(json.dumps(told), strict=True)
+    except ValidationError as error:
         raise BackupDamagedError(f"{source}: {MANIFEST} doesn't say what it has to") from error

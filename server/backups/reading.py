@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from server.errors import BackupDamagedError, NotFoundError
 from server.store import CATALOG_NAME
 
 MAX_TOLD_BYTES = 1 << 20  # of the manifest, and of the checksums; both are a page long
+
+MAX_MEMBERS = 100
+"""Of an archive, which has four: one can be made of headers alone."""
 
 OnProgress = Callable[[str, int, int], None]
 """Told a stage, bytes done and bytes in all."""
@@ -66,10 +70,31 @@ def _opened(path: Path) -> Iterator["_Backup"]:
     if not path.is_file():
         raise NotFoundError(f"there is no file {path}", "Check the path.")
     try:
-        with durable.named_disk_errors(path), tarfile.open(path, "r:") as tar:
+        with durable.named_disk_errors(path), _Tar.open(path, "r:") as tar:
             yield _Backup(tar, path)
     except tarfile.TarError as error:
         raise BackupDamagedError(f"{path} is no backup of twopass, or not all of it: {error}") from error
+
+
+class _Tar(tarfile.TarFile):
+    """An archive whose headers come to an end, and are only ever refused with a TarError, whoever has made them up."""
+
+    n_found = 0
+
+    def next(self) -> tarfile.TarInfo | None:
+        """Return the next member. Raises TarError."""
+        self.n_found += 1
+        if self.n_found > MAX_MEMBERS:
+            raise tarfile.ReadError(f"there are more than {MAX_MEMBERS} files in it")
+        try:
+            info = super().next()
+        except ValueError as error:  # numbers that are none
+            raise tarfile.ReadError(str(error)) from error
+        assert self.name is not None  # it was opened by it
+        # One of less than no bytes would lead back, for ever.
+        if info is not None and not 0 <= info.size <= os.stat(self.name).st_size:
+            raise tarfile.ReadError(f"{info.name!r} can't have {info.size} bytes")
+        return info
 
 
 class _Backup:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index import durable
+from index.two_pass import vector_path
 from server.backups.manifest import Manifest
 from server.backups.reading import read_manifest, unpack
 from server.catalog import Catalog
 from server.errors import BackupDamagedError, CatalogDamagedError, ConflictError
-from server.store import CATALOG_NAME
+from server.store import CATALOG_NAME, shape_of
 
 COLLECTION = "default"
 UNPACKING, READY = f"{COLLECTION}.unpacking", f"{COLLECTION}.restored"
@@ -87,8 +88,11 @@ def _check_opens(folder: Path, manifest: Manifest, path: Path) -> None:
             generation = catalog.generations.current()
     except CatalogDamagedError as error:
         raise BackupDamagedError(f"{path}: {CATALOG_NAME} is no catalog") from error
-    if generation is None or (generation.number, generation.n_rows) != (manifest.generation, manifest.rows):
-        raise BackupDamagedError(f"{path}: catalog and vectors don't belong together")
+    if generation is not None:
+        vectors = vector_path(folder, shape_of(generation, generation.dim)).name
+        if (vectors, generation.n_rows) == (manifest.members[1].name, manifest.rows):
+            return
+    raise BackupDamagedError(f"{path}: catalog and vectors don't belong together")
 
 
 def _move_aside(folder: Path) -> Path | None:

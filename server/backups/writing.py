@@ -65,8 +65,8 @@ def write_backup(
 
 def remove_leftovers(folder: Path, beginning: str = "") -> None:
     """Remove what a backup that broke off has left in a folder."""
-    for each in folder.glob(f"{beginning}*"):
-        if durable.WRITING in each.name:  # SQLite puts an ending of its own behind it
+    for each in folder.glob("*"):  # a pattern with the name in it would miss names with brackets
+        if each.name.startswith(beginning) and durable.WRITING in each.name:  # SQLite adds endings of its own
             durable.discard(each)
 
 
