@@ -1,6 +1,8 @@
 """Backups of a running server: over HTTP and by the command, while ingest and search go on."""
 
 import json
+import os
+import stat
 
 import httpx
 import pytest
@@ -76,7 +78,9 @@ def test_a_backup_by_the_command_restored_elsewhere_answers_as_the_server_did(se
         1, f"twopass: {file} exists already.\nChoose another name, or add --replace.\n",
     )  # fmt: skip
     busy = twopass("backup", tmp_path / "busy.tar", "--data-dir", server.data_dir)
-    assert busy.exit_code == 1 and "is using" in busy.stderr
+    assert busy.exit_code == 1 and "is using" in busy.stderr and "Leave --data-dir out" in busy.stderr
+    busy = twopass("restore", file, "--data-dir", server.data_dir, "--replace")
+    assert busy.exit_code == 1 and "is using" in busy.stderr and "Stop that server" in busy.stderr
     restored = twopass("restore", file, "--data-dir", other, "--json")
     assert restored.exit_code == 0, restored.stderr
     told = json.loads(restored.stdout)
@@ -95,6 +99,29 @@ def test_a_backup_by_the_command_restored_elsewhere_answers_as_the_server_did(se
         second.stop()
     closed = twopass("backup", tmp_path / "closed.tar", "--data-dir", other, "--json")
     assert json.loads(closed.stdout)["documents"] == 1500
+
+
+def test_what_is_no_file_is_never_replaced_and_links_are_followed(server, tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link.tar"
+    os.mkfifo(pipe)
+    for place in (pipe, tmp_path):
+        for words in (["backup", place, "--replace"], ["export", place]):
+            done = twopass(*words, "--url", server.url)
+            assert (done.exit_code, done.stderr) == (
+                1, f"twopass: {place} is no file.\nChoose another name.\n",
+            )  # fmt: skip
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    link.symlink_to("there.tar")
+    assert twopass("backup", link, "--url", server.url).exit_code == 0
+    assert link.is_symlink() and check_backup(tmp_path / "there.tar", lambda *_: None).documents == 1499
+
+
+def test_a_restore_for_which_there_is_no_room_says_so_and_leaves_nothing(small_disk):
+    (small_disk / "full").write_bytes(bytes(4080 << 10))
+    done = twopass("restore", ROOT / "tests/golden/backup-1.tar", "--data-dir", small_disk / "data")
+    assert done.exit_code == 1 and "room for" in done.stderr
+    assert done.stderr.splitlines()[-1] == "Nothing was changed. Free some room and run it again."
+    assert names(small_disk / "data" / "collections") == []
 
 
 def test_a_backup_while_requests_come_in_holds_whole_requests_and_all_that_were_acknowledged(

@@ -92,7 +92,7 @@ class _Tar(tarfile.TarFile):
             raise tarfile.ReadError(str(error)) from error
         assert self.name is not None  # it was opened by it
         # One of less than no bytes would lead back, for ever.
-        if info is not None and not 0 <= info.size <= os.stat(self.name).st_size:
+        if info is not None and not 0 <= info.size <= Path(os.fsdecode(self.name)).stat().st_size:
             raise tarfile.ReadError(f"{info.name!r} can't have {info.size} bytes")
         return info
 

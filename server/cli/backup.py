@@ -20,6 +20,7 @@ from server.cli.sharing import (
     connected,
     echo,
     fail,
+    place_of,
 )
 from server.printing import backup_lines, size
 from server.progress import work_progress
@@ -60,17 +61,22 @@ def backup(
     The file holds everything as it was at one moment, and appears under its name when it is whole. What was there is
     only replaced by a whole one.
     """
+    place = place_of(file)
     if file.exists() and not replace:
         fail(f"{file} exists already.", "Choose another name, or add --replace.", INCOMPLETE)
-    from index.errors import IndexFault
+    from index.errors import DiskFullError, IndexFault, LockedError
     from server.errors import ServiceError
 
     try:
         if data_dir is None:
             with connected(url, api_key) as client:
-                manifest = of_server(client, file)
+                manifest = of_server(client, place)
         else:
-            manifest = of_folder(data_dir, file)
+            manifest = of_folder(data_dir, place)
+    except LockedError as error:
+        fail(str(error), "Leave --data-dir out: then that server makes the backup.", INCOMPLETE)
+    except DiskFullError as error:
+        fail(str(error), "There is no backup. Free some room, or choose another disk.", INCOMPLETE)
     except (IndexFault, ServiceError) as error:
         fail(str(error), getattr(error, "hint", None) or "", INCOMPLETE)
     except KeyboardInterrupt:
@@ -83,7 +89,7 @@ def of_server(client: "Client", file: Path) -> "Manifest":
     """Have a server make a backup, fetch it, and have the server delete its own copy."""
     from index.durable import make_folder
 
-    make_folder(file.absolute().parent)
+    make_folder(file.parent)
     job = client.back_up()
     try:
         with work_progress("bytes") as on_progress:
@@ -108,7 +114,7 @@ def fetched(client: "Client", name: str, n_bytes: int, file: Path, on_progress: 
     from index.durable import check_room, write_atomically
     from server.backups.reading import check_backup
 
-    check_room(file.absolute().parent, n_bytes, "the backup")
+    check_room(file.parent, n_bytes, "the backup")
     manifests: list[Manifest] = []
 
     def write(beside: Path) -> None:
@@ -143,9 +149,9 @@ def of_folder(data_dir: Path, file: Path) -> "Manifest":
         settle(data_dir / "collections")
         if not path.exists():
             raise NotFoundError(f"there is no collection in {data_dir}", "Check --data-dir.")
-        make_folder(file.absolute().parent)
+        make_folder(file.parent)
         with Catalog(path, read_only=True) as catalog, work_progress("bytes") as on_progress:
-            manifest = write_backup(catalog, file.absolute(), lambda: False, on_progress)
+            manifest = write_backup(catalog, file, lambda: False, on_progress)
     assert manifest is not None  # nothing stops it
     return manifest
 
@@ -180,7 +186,7 @@ def restore(
 
     The whole backup is checked before anything else changes. The first pass is made anew when the server starts.
     """
-    from index.errors import IndexFault
+    from index.errors import DiskFullError, IndexFault, LockedError, StorageError
     from server.backups.restoring import restore as put_back
     from server.errors import ServiceError, answer_for
     from server.settings import SettingsError, load_settings
@@ -191,6 +197,12 @@ def restore(
             restored = put_back(file, settings.data_dir, replace, on_progress)
     except SettingsError as error:
         fail(str(error), "Correct this and run it again; config.yaml explains every setting.", INCOMPLETE)
+    except LockedError as error:
+        fail(str(error), "Stop that server, or name another folder with --data-dir.", INCOMPLETE)
+    except DiskFullError as error:
+        fail(str(error), "Nothing was changed. Free some room and run it again.", INCOMPLETE)
+    except StorageError as error:
+        fail(str(error), "Nothing was changed. Look at that folder and its permissions.", INCOMPLETE)
     except (ServiceError, IndexFault) as error:
         answer = answer_for(error)
         fail(str(error), getattr(error, "hint", None) or (answer.hint if answer else ""), INCOMPLETE)

@@ -18,6 +18,7 @@ from server.cli.sharing import (
     Url,
     connected,
     fail,
+    place_of,
     wait_for_server,
 )
 from server.printing import counted, plain
@@ -71,12 +72,13 @@ def export(
         with path.open("wb") as into:
             write_documents(client, into, vectors, left_out)
 
+    place = place_of(Path(file))
     try:
         with connected(url, api_key) as client:
             if file == STANDARD:
                 write_documents(client, sys.stdout.buffer, vectors, left_out)
             else:
-                write_atomically(Path(file).absolute(), write)
+                write_atomically(place, write)
     except IndexFault as error:
         fail(str(error), "", INCOMPLETE)
     except KeyboardInterrupt:

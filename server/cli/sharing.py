@@ -58,6 +58,13 @@ def fail(message: str, hint: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def place_of(file: Path) -> Path:
+    """Where a whole file takes its name: links are followed. Ends the command where a folder or a device is."""
+    if file.exists() and not file.is_file():
+        fail(f"{file} is no file.", "Choose another name.", INCOMPLETE)
+    return file.resolve()
+
+
 def check_plots() -> None:
     """End at once, rather than after the measurement, where plots can't be drawn: the slim image lacks matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
