@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +46,9 @@ def tables(path):
             for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
             if not name.startswith("sqlite_")
         }
-        indexes = {
-            name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")
-        }
+        rest = set(connection.execute("SELECT type, name FROM sqlite_schema WHERE type != 'table'"))
     connection.close()
-    return found, indexes
+    return found, rest
 
 
 def test_every_earlier_format_has_a_golden_folder_and_a_migration():
@@ -84,6 +83,15 @@ def test_a_migrated_catalog_has_the_tables_of_a_new_one(tmp_path):
     shutil.copy(GOLDEN / "format-1" / "collections" / "default" / "catalog.sqlite3", tmp_path / "old.sqlite3")
     Catalog(tmp_path / "old.sqlite3").close()
     assert tables(tmp_path / "old.sqlite3") == tables(tmp_path / "new.sqlite3")
+
+
+def test_other_tables_than_those_that_were_written_under_this_number_take_the_next_one(tmp_path):
+    """The golden backup is of format 2, as it was when it got its number."""
+    with tarfile.open(GOLDEN / "backup-1.tar") as backup:
+        backup.extract("catalog.sqlite3", tmp_path, filter="data")
+    Catalog(tmp_path / "new.sqlite3").close()
+    assert FORMAT_VERSION == 2
+    assert tables(tmp_path / "catalog.sqlite3") == tables(tmp_path / "new.sqlite3")
 
 
 def test_a_migration_that_breaks_off_leaves_the_catalog_as_it_was(tmp_path, monkeypatch):
