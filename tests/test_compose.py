@@ -75,6 +75,15 @@ def test_the_key_comes_as_a_secret_and_never_in_the_environment():
     assert all("_KEY" not in name or name.endswith("_FILE") for name in service["environment"])
 
 
+def test_commands_that_ask_the_server_bring_its_key_as_inside_a_container_it_always_asks_for_one():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docker").glob("*.md")]
+    text = "".join(page.read_text().replace("\\\n", " ") for page in pages)
+    commands = re.findall(r"docker compose (?:exec|run)[^`\n]* twopass (?:twopass )?(\w+)[^`\n]*", text)
+    told = re.findall(r"docker compose (?:exec|run)[^`\n]* twopass (?:twopass )?(?:search|backup|ingest)[^`\n]*", text)
+    assert set(commands) >= {"search", "backup", "ingest", "key", "restore"} and len(told) >= 3
+    assert [command for command in told if "TWOPASS_API_KEY" not in command] == []
+
+
 def test_prometheus_asks_the_service_and_grafana_asks_prometheus():
     overlay = loaded(ROOT / "docker/compose.metrics.yaml")["services"]
     (job,) = loaded(ROOT / "docker/prometheus.yml")["scrape_configs"]
