@@ -142,7 +142,7 @@ def open_collection(settings: Settings) -> Iterator[Collection]:
         stack.enter_context(DirectoryLock(data_dir / "lock"))
         settle(collections)
         make_folder(folder)
-        catalog = stack.enter_context(Catalog(folder / CATALOG_NAME))
+        catalog = stack.enter_context(Catalog(folder / CATALOG_NAME, migrate=False))
         load = partial(load_encoder, passages=settings.passages, models_dir=data_dir / "models")
         in_force = encoder_in_force(catalog, settings.encoder)
         current = catalog.generations.current()
@@ -150,13 +150,14 @@ def open_collection(settings: Settings) -> Iterator[Collection]:
         if encoder is not None:
             stack.callback(encoder.close)
         generation = _generation(catalog, in_force, encoder, settings.index.vector_dtype)
+        prefix_dim = settings.index.prefix_dim_for(generation.dim)
+        catalog.migrate()  # only now: what was refused until here is still the earlier version's
         if in_force is settings.encoder:
             catalog.generations.set_encoder(generation.number, identity(in_force), identity(in_force))
         else:
             structlog.get_logger().warning(
                 "the model was changed by re-embedding; set encoder.model to it", model=in_force.model
             )
-        prefix_dim = settings.index.prefix_dim_for(generation.dim)
         check_all = settings.index.check_on_open == "all"
         # Without a name of its own: once another store serves, nothing may keep this one's files and memory.
         collection = Collection(

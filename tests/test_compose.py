@@ -79,7 +79,9 @@ def test_commands_that_ask_the_server_bring_its_key_as_inside_a_container_it_alw
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docker").glob("*.md")]
     text = "".join(page.read_text().replace("\\\n", " ") for page in pages)
     commands = re.findall(r"docker compose (?:exec|run)[^`\n]* twopass (?:twopass )?(\w+)[^`\n]*", text)
-    told = re.findall(r"docker compose (?:exec|run)[^`\n]* twopass (?:twopass )?(?:search|backup|ingest)[^`\n]*", text)
+    told = re.findall(
+        r"docker compose (?:exec|run)[^`\n]* twopass (?:twopass )?(?:search|backup|ingest)[^`\n]*", text
+    )
     assert set(commands) >= {"search", "backup", "ingest", "key", "restore"} and len(told) >= 3
     assert [command for command in told if "TWOPASS_API_KEY" not in command] == []
 

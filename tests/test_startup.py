@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from conftest import ROOT, environment, lend_export
 from structlog.testing import capture_logs
 
 from server.app import listen_on, open_collection
+from server.catalog.schema import FORMAT_VERSION
 from server.settings import EncoderSettings, Settings
 
 BROUGHT = {"encoder__model": "none", "encoder__dim": 16}
@@ -127,6 +129,17 @@ def test_a_catalog_of_a_newer_format_is_left_alone(tmp_path, serve):
     before = path.read_bytes()
     status, words = start(tmp_path, **BROUGHT)
     assert status == 1 and "format 3" in words and "newer twopass" in words
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", range(1, FORMAT_VERSION))
+@pytest.mark.parametrize("wrong", [{"encoder__dim": 16}, {"index__prefix_dim": 48}])
+def test_a_start_that_is_refused_leaves_an_earlier_versions_data_to_that_version(tmp_path, number, wrong):
+    shutil.copytree(ROOT / f"tests/golden/format-{number}", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "collections/default/catalog.sqlite3"
+    before = path.read_bytes()
+    status, words = start(tmp_path, **BROUGHT | {"encoder__dim": 32} | wrong)
+    assert status == 1 and "32 dimensions" in words
     assert path.read_bytes() == before
 
 

@@ -30,8 +30,11 @@ CURRENT = "(SELECT value FROM meta WHERE key = 'generation')"
 class Catalog:
     """One collection's catalog. Any thread reads and writes; writes come one after another."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, migrate: bool = True) -> None:
         """Open the catalog, making it if there is none, and lead an older format to the present one.
+
+        Args:
+            migrate: do so at once; else, with nothing but generations to be read before, when `migrate` is called.
 
         Raises:
             CatalogDamagedError: the file is not a catalog, or damaged.
@@ -39,12 +42,16 @@ class Catalog:
             DiskFullError, StorageError: it can't be opened or made.
         """
         self.path = path
-        self._database = Database(path, read_only=read_only)
+        self._database = Database(path, read_only=read_only, migrate=migrate)
         self.generations = Generations(self._database)
         self.jobs = JobTable(self._database)
         self.filtering = Filtering(self._database, read_only=read_only)
         self.fulltext = FullText(self._database)
         self.recall = RecallTable(self._database)
+
+    def migrate(self) -> None:
+        """Lead an older format to the present one: all of it, or nothing. Raises DiskFullError or StorageError."""
+        self._database.migrate()
 
     # Writing
 

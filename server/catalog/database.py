@@ -31,8 +31,11 @@ NOT_COMMITTED = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
 class Database:
     """A catalog's file. Any thread reads and writes; writes come one after another."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, migrate: bool = True) -> None:
         """Open the file, making it if there is none, and lead an older format to the present one.
+
+        Args:
+            migrate: do so at once; else when `migrate` is called. What is only read stays as it is.
 
         Raises:
             CatalogDamagedError: the file is not a catalog, or damaged.
@@ -40,7 +43,7 @@ class Database:
             DiskFullError, StorageError: it can't be opened or made.
         """
         self.path = path
-        self.format_version = FORMAT_VERSION  # an older one where it is only read
+        self.format_version = FORMAT_VERSION  # an older one until it is led to this one
         self._read_only = read_only
         # Called inside every transaction right before it is committed; what it returns, right after.
         self.before_commit: Callable[[sqlite3.Connection], Callable[[], None]] = lambda _: lambda: None
@@ -51,6 +54,8 @@ class Database:
         try:
             with self.named_errors():
                 self._check_format()
+                if migrate and not read_only:
+                    self.migrate()
                 for _ in range(1 if read_only else N_READERS):
                     self._readers.put(self._connect())
         except BaseException:
@@ -100,16 +105,18 @@ class Database:
             raise FormatError(
                 f"{self.path} has format {version}; this twopass reads and writes format {FORMAT_VERSION}"
             )
-        if self._read_only:
-            self.format_version = version
-        elif version < FORMAT_VERSION:
-            with self.transaction() as connection:  # all the steps, or none
-                for step in range(version, FORMAT_VERSION):
-                    for statement in MIGRATIONS[step].split(";\n"):
-                        connection.execute(statement)
-                connection.execute(
-                    "UPDATE meta SET value = ? WHERE key = 'format_version'", (FORMAT_VERSION,)
-                )
+        self.format_version = version
+
+    def migrate(self) -> None:
+        """Lead an older format to the present one: all the steps, or none."""
+        if self.format_version == FORMAT_VERSION:
+            return
+        with self.transaction() as connection:
+            for step in range(self.format_version, FORMAT_VERSION):
+                for statement in MIGRATIONS[step].split(";\n"):
+                    connection.execute(statement)
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'format_version'", (FORMAT_VERSION,))
+        self.format_version = FORMAT_VERSION
 
     def named_errors(self) -> contextlib.AbstractContextManager[None]:
         """Turn SQLite's errors into ours."""
