@@ -18,10 +18,10 @@ from server.errors import NotFoundError
 from server.fusion import Fusion
 from server.hybrid import Hybrid
 from server.live import Live
-from server.models.corpus import MIN_WORDS, SENTENCE_END
 from server.queries import Answer, Query
 from server.records import Document
 from server.searches import Searches
+from server.sentences import MIN_WORDS, SENTENCE_END
 from server.settings import IndexSettings
 
 HITS = 10  # ranks below count as not found

@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
-    BaseModel,
     ByteSize,
     ConfigDict,
     Field,
@@ -24,6 +23,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
+
+from server.described import Described
 
 ENVIRONMENT_PREFIX = "TWOPASS_"
 CONFIG_VARIABLE = "TWOPASS_CONFIG"
@@ -44,14 +45,13 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class _Section(BaseModel):
+class _Section(Described):
     # Inputs are hidden because pydantic would print the api key with the rest of them.
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
         str_strip_whitespace=True,
-        use_attribute_docstrings=True,
     )
 
     @field_validator("*", mode="before")

@@ -111,15 +111,16 @@ class LocalStore:
         found = catalog.live_rows(generation.number)
         first_missing = int(np.searchsorted(found.rows, n_rows_on_disk(self.folder, self.shape)))
         first = 0 if check_all else min(max(0, len(found.rows) - NEWEST_ROWS), first_missing)
-        bad = damaged_rows(self.folder, self.shape, found.rows[first:], found.checksums[first:])
-        if newly_bad := sorted(set(bad.tolist()) - set(found.rows[found.is_damaged].tolist())):
+        bad = set(damaged_rows(self.folder, self.shape, found.rows[first:], found.checksums[first:]).tolist())
+        known = set(found.rows[found.is_damaged].tolist())
+        if newly_bad := sorted(bad - known):
             with contextlib.suppress(DiskFullError):  # then the next start has to find them again
                 catalog.mark_damaged(generation.number, newly_bad)
-        bad = np.union1d(bad, found.rows[found.is_damaged])
+        bad |= known
         live = np.zeros(generation.n_rows, np.bool_)
         live[found.rows] = True
-        live[bad] = False
-        self.damage = Damage(set(bad.tolist()), catalog.own_vector_ids(generation.number, bad.tolist()))
+        live[sorted(bad)] = False
+        self.damage = Damage(bad, catalog.own_vector_ids(generation.number, sorted(bad)))
         # Codes that no longer fit would end every start by the kernel's hand.
         left = max(0, room().free_bytes - RESERVE_BYTES)
         self.index = TwoPassIndex(self.folder, self.shape, generation.n_rows, live, left)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import SecretStr, ValidationError
 
+from server.described import Described, descriptions
 from server.settings import (
     EncoderSettings,
     IndexSettings,
@@ -63,20 +64,29 @@ def commented_settings(text: str) -> dict[str, tuple[str, object]]:
     return found
 
 
+def setting_descriptions():
+    found = descriptions(Settings)
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Described):
+            found |= {f"{name}.{option}": text for option, text in descriptions(field.annotation).items()}
+    return found
+
+
 def test_config_yaml_shows_every_setting_in_order_at_its_default_under_its_description():
     shown = commented_settings((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
     defaults = Settings().model_dump(mode="json")
-    expected = {}
-    for key, field in setting_fields().items():
+    expected, described = {}, setting_descriptions()
+    for key in setting_fields():
         section, _, option = key.rpartition(".")
         value = defaults[section][option] if section else defaults[option]
-        expected[key] = (" ".join((field.description or "").split()), value)
+        expected[key] = (" ".join(described[key].split()), value)
     assert shown == expected
     assert list(shown) == list(expected)
 
 
 def test_every_setting_has_a_description():
-    assert [key for key, field in setting_fields().items() if not field.description] == []
+    described = setting_descriptions()
+    assert [key for key in setting_fields() if not described.get(key)] == []
 
 
 def test_the_config_yaml_that_comes_with_twopass_means_the_same_as_no_file(config):

@@ -2,8 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
+
+from server.described import Described
 
 
 def _no_tokens(value: Any) -> Any:
@@ -14,11 +16,10 @@ def _no_tokens(value: Any) -> Any:
     return value
 
 
-class EmbeddingsIn(BaseModel):
+class EmbeddingsIn(Described):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        use_attribute_docstrings=True,
         hide_input_in_errors=True,
         json_schema_extra={
             "examples": [{"model": "bundled", "input": ["how do animals rest?"], "input_type": "query"}]
@@ -40,9 +41,7 @@ class EmbeddingsIn(BaseModel):
     """Ignored."""
 
 
-class EmbeddingOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class EmbeddingOut(Described):
     object: Literal["embedding"] = "embedding"
     """As OpenAI has it."""
     index: int
@@ -51,18 +50,14 @@ class EmbeddingOut(BaseModel):
     """Of unit length: numbers, or base64 of little-endian float32 where that was asked for."""
 
 
-class UsageOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class UsageOut(Described):
     prompt_tokens: int
     """As the model counts, its prompt and special tokens included; an estimate where another program encodes."""
     total_tokens: int
     """The same."""
 
 
-class EmbeddingsOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class EmbeddingsOut(Described):
     object: Literal["list"] = "list"
     """As OpenAI has it."""
     data: list[EmbeddingOut]
@@ -73,10 +68,8 @@ class EmbeddingsOut(BaseModel):
     """Tokens of all texts."""
 
 
-class ModelOut(BaseModel):
+class ModelOut(Described):
     """A model that is served here; everything behind owned_by is more than OpenAI tells."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: str
     """Its name here."""
@@ -98,9 +91,7 @@ class ModelOut(BaseModel):
     """Put before what is searched through."""
 
 
-class ModelsOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class ModelsOut(Described):
     object: Literal["list"] = "list"
     """As OpenAI has it."""
     data: list[ModelOut]

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from server.api.answers import answer
 from server.api.bodies import read_json
@@ -12,6 +12,7 @@ from server.api.routes import Route
 from server.api.schemas import RebuildOut
 from server.api.threads import Service
 from server.api.vectors import Vector
+from server.described import Described
 from server.evaluating import Wanted
 
 router = APIRouter(tags=["jobs"], route_class=Route)
@@ -19,11 +20,10 @@ router = APIRouter(tags=["jobs"], route_class=Route)
 MOST_QUERIES, MOST_HITS = 500, 100  # together some 60 MB of candidates
 
 
-class EvaluateIn(BaseModel):
+class EvaluateIn(Described):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        use_attribute_docstrings=True,
         hide_input_in_errors=True,
         json_schema_extra={"examples": [{"sample": 200, "k": 10}, {"quality": True}]},
     )

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from server.api.answers import answer
 from server.api.bodies import read_json
@@ -12,16 +12,16 @@ from server.api.rights import for_readers
 from server.api.routes import Route
 from server.api.schemas import RebuildOut
 from server.api.threads import Service
+from server.described import Described
 from server.settings import EncoderSettings
 
 router = APIRouter(tags=["jobs"], route_class=Route)
 
 
-class ReembedIn(BaseModel):
+class ReembedIn(Described):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        use_attribute_docstrings=True,
         hide_input_in_errors=True,
         json_schema_extra={"examples": [{"model": "Snowflake/snowflake-arctic-embed-m-v1.5"}]},
     )
@@ -52,9 +52,7 @@ class ReembedIn(BaseModel):
         return self
 
 
-class GenerationOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class GenerationOut(Described):
     generation: int
     """Its number, which its files have too."""
     state: Literal["current", "retired", "being filled"]
@@ -71,9 +69,7 @@ class GenerationOut(BaseModel):
     """When a retired one is deleted, ISO 8601 in UTC; null: when it is told."""
 
 
-class GenerationsOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class GenerationsOut(Described):
     generations: list[GenerationOut]
     """By number."""
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from server.api.answers import answer
 from server.api.bodies import read_json
@@ -12,22 +12,19 @@ from server.api.rights import for_readers
 from server.api.routes import Route
 from server.api.schemas import RebuildOut
 from server.api.threads import Service
+from server.described import Described
 
 router = APIRouter(tags=["documents"], route_class=Route)
 
 
-class FieldValueOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class FieldValueOut(Described):
     value: str | float | bool
     """As a filter compares with it."""
     documents: int
     """Of those looked at, that have it."""
 
 
-class FieldOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class FieldOut(Described):
     path: str
     """As a filter names it."""
     types: list[Literal["boolean", "date", "number", "text"]]
@@ -40,20 +37,17 @@ class FieldOut(BaseModel):
     """Least and most, where all are numbers or all are dates."""
 
 
-class FieldsOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class FieldsOut(Described):
     sampled: int
     """Documents looked at: 1000, spread over the collection, or all."""
     fields: list[FieldOut]
     """The most common first; at most 200."""
 
 
-class MetadataIndexIn(BaseModel):
+class MetadataIndexIn(Described):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        use_attribute_docstrings=True,
         hide_input_in_errors=True,
         json_schema_extra={"examples": [{"path": "author.name"}]},
     )
@@ -62,9 +56,7 @@ class MetadataIndexIn(BaseModel):
     """A field as a filter names it: year, or author.name."""
 
 
-class MetadataIndexOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class MetadataIndexOut(Described):
     path: str
     """The field, as a filter names it."""
     built: bool
@@ -73,9 +65,7 @@ class MetadataIndexOut(BaseModel):
     """Whether index.metadata_indexes of the settings names it."""
 
 
-class MetadataIndexesOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class MetadataIndexesOut(Described):
     indexes: list[MetadataIndexOut]
     """Those that there are now."""
 

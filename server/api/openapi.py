@@ -1,5 +1,6 @@
 """What OpenAPI says of bodies; FastAPI can't see them, because we read them ourselves."""
 
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,12 +25,13 @@ def json_body(model: type[BaseModel], **other_types: dict[str, Any]) -> dict[str
 
 
 def describe_models(app: FastAPI, *models: type[BaseModel]) -> None:
-    """Add models to those that the app's OpenAPI describes."""
-    _, described = models_json_schema([(model, "validation") for model in models], ref_template=PLACE)
+    """Add models to those that the app's OpenAPI describes; nothing is described before somebody asks."""
     generate = app.openapi
 
+    @cache
     def openapi() -> dict[str, Any]:
         whole = generate()
+        _, described = models_json_schema([(model, "validation") for model in models], ref_template=PLACE)
         whole["components"]["schemas"] |= described["$defs"]
         return whole
 

@@ -2,25 +2,20 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from index.axes import Order
 from index.plan import Codec, Kind
 from index.two_pass import Mode
 from server.api.vectors import Vector
+from server.described import Described
 from server.fusion import Fusion
 from server.settings import MAX_DIM, MAX_READ_LIMIT
 
 
-class _In(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", strict=True, use_attribute_docstrings=True, hide_input_in_errors=True
-    )
-
-
-class _Out(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
+class _In(Described):
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class DocumentIn(_In):
@@ -54,7 +49,7 @@ class DocumentsIn(_In):
     """At most limits.documents_per_request (10 000), in limits.body_bytes (32 MiB); no id twice."""
 
 
-class AddedOut(_Out):
+class AddedOut(Described):
     ids: list[str]
     """Of all documents, in the order of the request."""
     created: int
@@ -71,7 +66,7 @@ class AddedOut(_Out):
     """Milliseconds, from when the body had been read."""
 
 
-class DocumentOut(_Out):
+class DocumentOut(Described):
     id: str
     """Its own."""
     text: str | None
@@ -92,7 +87,7 @@ class DocumentVectorOut(DocumentOut):
     """Base64 of little-endian float32; null where there is none to tell."""
 
 
-class PageOut(_Out):
+class PageOut(Described):
     documents: list[DocumentVectorOut] | list[DocumentOut]
     """In the order of their ids; the first form where vectors were asked for."""
     next: str | None
@@ -130,7 +125,7 @@ class CopiesIn(_In):
     """At most limits.documents_per_request."""
 
 
-class ComparedOut(_Out):
+class ComparedOut(Described):
     same: int
     """Documents that are here as the client has them, or wait to be encoded."""
     missing: list[str]
@@ -139,10 +134,10 @@ class ComparedOut(_Out):
     """Ids of documents with another text, or with a vector that a client brought."""
 
 
-class DeletedOut(_Out):
+class DeletedOut(Described):
     deleted: int
     """How many documents."""
-    missing: list[str] = []
+    missing: list[str] = Field(default=[])
     """Ids under which there was nothing."""
 
 
@@ -217,7 +212,7 @@ class SearchesIn(_In):
     """At most limits.searches_per_batch (100). One wrong search fails them all."""
 
 
-class PassageOut(_Out):
+class PassageOut(Described):
     start: int
     """Characters into the document's text."""
     end: int
@@ -226,7 +221,7 @@ class PassageOut(_Out):
     """null where the document has no text, or `include` has neither text nor passage."""
 
 
-class WordsOut(_Out):
+class WordsOut(Described):
     score: float | None
     """BM25 of the document; null where it has none of the words, or isn't among the best 100 by words."""
     rank: int | None
@@ -237,7 +232,7 @@ class WordsOut(_Out):
     """What the hits are ordered by; comparable within one search only."""
 
 
-class HitExplanation(_Out):
+class HitExplanation(Described):
     prefix_score: float | None
     """Cosine of the prefixes, as exactly as their codes tell it; in mode certified the upper bound on the score; null
     in mode exact."""
@@ -251,7 +246,7 @@ class HitExplanation(_Out):
     """Of a hybrid search: what the words did."""
 
 
-class HitOut(_Out):
+class HitOut(Described):
     id: str
     """The document's."""
     score: float
@@ -268,7 +263,7 @@ class HitOut(_Out):
     """If included: how this hit was found."""
 
 
-class SearchExplanation(_Out):
+class SearchExplanation(Described):
     """What this search read, and what that proves."""
 
     rows_read: int
@@ -290,7 +285,7 @@ class SearchExplanation(_Out):
     """Passages that the filter lets through; null without one."""
 
 
-class SearchOut(_Out):
+class SearchOut(Described):
     hits: list[HitOut]
     """Best first; fewer than k only where there are fewer documents, or fewer above the threshold."""
     candidates: int
@@ -308,7 +303,7 @@ class SearchOut(_Out):
     """For people: that a query is longer than the model reads, or how many hits are proved."""
 
 
-class SearchesOut(_Out):
+class SearchesOut(Described):
     results: list[SearchOut]
     """An answer for each search, in their order."""
 
@@ -338,7 +333,7 @@ class RebuildIn(_In):
         return kind
 
 
-class ProgressOut(_Out):
+class ProgressOut(Described):
     done: int
     """Units that are done."""
     total: int
@@ -351,7 +346,7 @@ class ProgressOut(_Out):
     """Seconds left at that rate."""
 
 
-class JobOut(_Out):
+class JobOut(Described):
     id: str
     """For GET /jobs/{id}."""
     type: str
@@ -376,17 +371,17 @@ class JobOut(_Out):
     there was nothing to do, as of a rebuild below 1000 passages."""
 
 
-class JobsOut(_Out):
+class JobsOut(Described):
     jobs: list[JobOut]
     """The newest first."""
 
 
-class RebuildOut(_Out):
+class RebuildOut(Described):
     job: JobOut
     """What was begun."""
 
 
-class CheckOut(_Out):
+class CheckOut(Described):
     name: str
     """memory, disk_space, disk_latency, page_size, cpu, model, recall, damage or settings."""
     status: Literal["ok", "warn", "fail"]
@@ -397,14 +392,14 @@ class CheckOut(_Out):
     """What to do; empty where there is nothing to do."""
 
 
-class DoctorOut(_Out):
+class DoctorOut(Described):
     ok: bool
     """Whether nothing has failed; warnings don't count."""
     checks: list[CheckOut]
     """What was looked at."""
 
 
-class AcceptedOut(_Out):
+class AcceptedOut(Described):
     """Documents that survive a power loss from now on; searches find them once the job has stored them."""
 
     job: JobOut
@@ -415,7 +410,7 @@ class AcceptedOut(_Out):
     """For people."""
 
 
-class Problem(_Out):
+class Problem(Described):
     """Every error, as application/problem+json (RFC 9457)."""
 
     type: str

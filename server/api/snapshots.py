@@ -2,21 +2,19 @@
 
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, ConfigDict
 
 from server.api.answers import answer
 from server.api.routes import Route
 from server.api.schemas import RebuildOut
 from server.api.threads import Service
+from server.described import Described
 
 router = APIRouter(tags=["backup"], route_class=Route)
 
 TAR = "application/x-tar"
 
 
-class SnapshotOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class SnapshotOut(Described):
     name: str
     """Of the file."""
     bytes: int
@@ -43,9 +41,7 @@ class SnapshotOut(BaseModel):
     """That made the vectors."""
 
 
-class SnapshotsOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class SnapshotsOut(Described):
     snapshots: list[SnapshotOut]
     """The oldest first."""
 

@@ -2,15 +2,12 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from server.api.generations import GenerationOut
+from server.described import Described
 
 
-class StatsOut(BaseModel):
+class StatsOut(Described):
     """Counts and sizes as they are now, and what is degraded."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     documents: int
     """Stored now."""
@@ -45,9 +42,7 @@ class StatsOut(BaseModel):
     """rows damaged and not mended yet, documents that only their sender can mend, and up to 100 of their ids."""
 
 
-class ShareOut(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class ShareOut(Described):
     mean: float
     """Over the searches."""
     low: float
@@ -56,10 +51,8 @@ class ShareOut(BaseModel):
     """Upper end."""
 
 
-class RecallPointOut(BaseModel):
+class RecallPointOut(Described):
     """Some searches that were made again exactly, together. None of what was asked is kept."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     source: Literal["gauge", "evaluation"]
     """What measured: the gauge, whose point grows for a day and until it has 20 searches, 30 days at most, or an
@@ -85,19 +78,15 @@ class RecallPointOut(BaseModel):
     n_lists and n_probes), and oversample, unless a search asked for another. Another one begins another point."""
 
 
-class RecallHistoryOut(BaseModel):
+class RecallHistoryOut(Described):
     """The last 1000 points are kept."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     points: list[RecallPointOut]
     """The oldest first."""
 
 
-class InfoOut(BaseModel):
+class InfoOut(Described):
     """What doesn't change while the server runs."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
     """twopass."""

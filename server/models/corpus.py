@@ -1,7 +1,6 @@
 """The texts that a model is tried on: those stored in the data directory, or files."""
 
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,10 @@ from server.catalog import Catalog
 from server.errors import NotFoundError
 from server.incoming import OnSkip
 from server.readers import read_paths
+from server.sentences import MIN_WORDS, SENTENCE_END
 from server.store import CATALOG_NAME
 
 SEED = 0  # the same texts give the same sample
-SENTENCE_END = re.compile(r"[.!?。！？](?=\s)|\n\s*\n")
-MIN_WORDS = 4  # of a question; fewer fit too many passages
 
 
 @dataclass(frozen=True)
