@@ -15,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 import numpy as np
@@ -29,6 +30,7 @@ from server.converting.converter import Converter
 from server.encoders.loading import load_encoder
 from server.settings import EncoderSettings, PassageSettings
 
+Seen = TypeVar("Seen")
 ROOT = Path(__file__).parent.parent
 EXPORTED = "EXPORTED_FOR_TESTS"
 """In the environment: the folder that the processes of one test run share."""
@@ -58,6 +60,8 @@ def deny_listing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what `twopass ingest` remembers out of the home of whoever runs the tests, and let them hear Ctrl-C."""
     os.environ["XDG_STATE_HOME"] = passing_folder("state")
+    # Hundreds of servers and commands are started: what is compiled once is kept for the next.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if EXPORTED not in os.environ:
         os.environ[EXPORTED] = passing_folder("exported")
     if (
@@ -136,6 +140,13 @@ def beside(*calls: Callable[[threading.Event], object]) -> Iterator[None]:
         each.result()
 
 
+def until(look: Callable[[], Seen], is_it: Callable[[Seen], object] = bool) -> Seen:
+    """Look until what is seen is it, and return it; what is waited for has the processor between two looks."""
+    while not is_it(seen := look()):
+        time.sleep(0.01)
+    return seen
+
+
 @contextlib.contextmanager
 def kept_port() -> Iterator[int]:
     """A port on 127.0.0.1 at which nobody answers but the servers that are told to, and that no other is given."""
@@ -188,6 +199,14 @@ class Server:
         assert self.process.stderr is not None
         self.process.stderr.close()
         return status
+
+
+def ended(server: Server, job: str) -> dict[str, Any]:
+    """Wait until a job neither waits nor runs any more; return what is told of it then."""
+    return until(
+        lambda: server.http.get(f"/jobs/{job}").json(),
+        lambda told: told["status"] not in ("waiting", "running"),
+    )
 
 
 def environment(data_dir: Path, **settings: object) -> dict[str, str]:

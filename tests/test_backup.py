@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, clustered
+from conftest import ROOT, clustered, until
 
 from index import durable
 from index.errors import DiskFullError, LockedError
@@ -572,8 +572,7 @@ def test_the_next_backup_may_begin_as_soon_as_the_one_before_says_that_it_has_en
 
     monkeypatch.setattr(Job, "end", end_and_linger)
     first = kept.begin()
-    while not first.has_ended:
-        pass
+    until(lambda: first.has_ended)
     second = kept.begin()
     go_on.set()
     kept._threads.wait()

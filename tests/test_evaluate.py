@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, clustered, serving
+from conftest import ROOT, clustered, ended, serving
 
 from index.calibration import Reach
 from index.curve import wilson
@@ -49,24 +49,16 @@ def server(tmp_path_factory, vectors):
     with serving(tmp_path_factory.mktemp("evaluate"), ("-c", HOLDS_100), **settings) as server:
         documents = [{"id": f"d{n:04}", "vector": vectors[n].tolist()} for n in range(N)]
         assert server.http.post("/documents", json={"documents": documents}).status_code == 201
-        ended(
-            server, server.http.post("/index/rebuild", json={"codec": "int8", "order": "model"}).json()["job"]
-        )
+        rebuilding = server.http.post("/index/rebuild", json={"codec": "int8", "order": "model"})
+        ended(server, rebuilding.json()["job"]["id"])
         yield server
         server.stop()
-
-
-def ended(server, job):
-    with server.http.stream("GET", f"/jobs/{job['id']}/events") as events:
-        for _ in events.iter_lines():
-            pass
-    return server.http.get(f"/jobs/{job['id']}").json()
 
 
 def evaluated(server, **body):
     response = server.http.post("/evaluate", json=body)
     assert response.status_code == 202, response.text
-    job = ended(server, response.json()["job"])
+    job = ended(server, response.json()["job"]["id"])
     assert (job["type"], job["status"], job["error"]) == ("evaluate", "done", None)
     return job["result"]
 
@@ -179,7 +171,7 @@ def test_one_at_a_time_and_it_can_be_cancelled(server):
     second = server.http.post("/evaluate", json={})
     assert (second.status_code, second.json()["code"]) == (409, "conflict")
     assert server.http.post(f"/jobs/{first['id']}/cancel").status_code == 200
-    job = ended(server, first)
+    job = ended(server, first["id"])
     assert (job["status"], job["result"]) == ("cancelled", None)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import clustered, serving
+from conftest import clustered, serving, until
 
 from index.curve import wilson
 from server.gauge import _best_passages, _Sample
@@ -60,8 +60,7 @@ def test_it_tells_the_recall_of_the_answers_that_people_got_and_of_their_candida
     before = gauge(server)["checked"]
     true = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :K]
     found, n_candidates = searched(server, queries)
-    while (told := gauge(server))["checked"] < before + SEARCHES:
-        pass
+    told = until(lambda: gauge(server), lambda told: told["checked"] >= before + SEARCHES)
     recall = share_found(found, true)
     assert recall < 0.999  # else there is nothing to be told
     assert told["recall"]["mean"] == pytest.approx(recall, abs=0.001)
@@ -85,8 +84,7 @@ def test_searches_that_it_cannot_judge_are_left_alone(server, vectors):
 def test_another_first_pass_begins_anew(server, vectors):
     rebuilt(server)
     searched(server, vectors[:1])
-    while (told := gauge(server))["checked"] != 1:
-        pass
+    told = until(lambda: gauge(server), lambda told: told["checked"] == 1)
     assert told["recall"]["mean"] >= 1 / K  # itself, at least
 
 

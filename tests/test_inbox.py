@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, environment, serving
+from conftest import ROOT, ended, environment, serving, until
 from embedding_host import WORDS, Host, embed, embedding_host
 from typer.testing import CliRunner
 
@@ -71,13 +71,6 @@ def accept(server, documents, as_lines=False):
 
 def job_of(server, job):
     return server.http.get(f"/jobs/{job}").json()
-
-
-def ended(server, job):
-    """Ask until the job has ended; return it."""
-    while (told := job_of(server, job))["status"] in ("waiting", "running"):
-        pass
-    return told
 
 
 def ask(server, job, what):
@@ -147,8 +140,10 @@ def test_accepted_documents_are_there_at_once_and_found_when_the_job_has_ended(l
         }  # fmt: skip
         assert "later" not in stored(server)
         assert pending(server) == 2
-        while "is down" not in (told := job_of(server, job["id"]))["stage"] and "503" not in told["stage"]:
-            pass
+        told = until(
+            lambda: job_of(server, job["id"]),
+            lambda told: "is down" in told["stage"] or "503" in told["stage"],
+        )
         assert told["status"] == "waiting" and "the program that encodes" in told["stage"]
     told = ended(server, job["id"])
     assert (told["status"], told["progress"]["done"]) == ("done", 2)
@@ -223,8 +218,7 @@ def test_what_is_overtaken_while_it_is_being_encoded_stays_overtaken(lasting):
     host, server = lasting
     host.gate = threading.Semaphore(0)
     job = accept(server, texts(range(100, 103)))
-    while not host.n_held:
-        pass
+    until(lambda: host.n_held)
     direct = {"id": "d101", "text": "newer", "vector": vector_of("tide")}
     assert server.http.post("/documents", json={"documents": [direct]}).status_code == 201
     assert server.http.delete("/documents/d102").status_code == 200
@@ -253,8 +247,7 @@ def test_a_paused_job_lets_others_go_on_and_brings_nothing_old_back(lasting):
     with down(host, server):
         first = accept(server, texts(range(300, 304), version=1))
         ask(server, first, "pause")
-        while job_of(server, first)["status"] != "paused":
-            pass
+        until(lambda: job_of(server, first)["status"] == "paused")
         second = accept(server, texts(range(302, 306), version=2))
     assert ended(server, second)["result"]["created"] == 4
     assert job_of(server, first)["status"] == "paused"
@@ -271,8 +264,7 @@ def test_a_cancelled_job_keeps_what_it_has_stored_and_drops_the_rest(lasting):
     host, server = lasting
     host.gate = threading.Semaphore(1)
     job = accept(server, texts(range(400, 400 + 3 * BATCH)))
-    while not (host.n_held and job_of(server, job)["progress"]["done"]):
-        pass
+    until(lambda: host.n_held and job_of(server, job)["progress"]["done"])
     n_stored = job_of(server, job)["progress"]["done"]
     ask(server, job, "cancel")
     host.gate.release(10**6)
@@ -343,8 +335,7 @@ def test_a_program_that_refuses_everything_costs_no_document(lasting, monkeypatc
     host, server = lasting
     monkeypatch.setattr(host, "answer", lambda body: (401, {"error": {"message": "wrong key"}}))
     job = accept(server, texts(range(600, 620)))
-    while "wrong key" not in (told := job_of(server, job))["stage"]:
-        pass
+    told = until(lambda: job_of(server, job), lambda told: "wrong key" in told["stage"])
     assert told["status"] == "waiting" and "tried again in" in told["stage"]
     monkeypatch.undo()
     ask(server, job, "resume")
@@ -367,8 +358,7 @@ def test_a_job_of_which_a_pause_is_told_is_not_begun_any_more(tmp_path, monkeypa
         paused, next_one = (
             collection.accept([NewDocument(name, None, {}, np.ones(2, np.float32))]).job for name in "ab"
         )
-        while not next_one.has_ended:
-            pass
+        until(lambda: next_one.has_ended)
         assert (asked, paused.status, collection.catalog.jobs.n_waiting()) == (["paused"], "paused", 1)
 
 
@@ -383,8 +373,7 @@ def test_what_is_stored_while_it_is_compared_is_not_missing(tmp_path, monkeypatc
         found = known(store, ids)
         if not go_on.is_set():
             go_on.set()
-            while not job.has_ended:
-                pass
+            until(lambda: job.has_ended)
         return found
 
     monkeypatch.setattr(JobTable, "waiting", held)
@@ -502,8 +491,7 @@ def test_a_server_that_ends_in_the_middle_goes_on_where_it_stopped(tmp_path, how
             job = accept(server, texts(range(n)), as_lines=True)
             behind = accept(server, texts([n]))
             ask(server, behind, "pause")
-            while not (host.n_held and (done := job_of(server, job)["progress"]["done"])):
-                pass
+            done = until(lambda: host.n_held and job_of(server, job)["progress"]["done"])
             # Searches don't wait for the batch that is held.
             assert best(server, text_of(0).partition(": ")[2]) != []
             assert len(stored(server)) == done and pending(server) == n + 1 - done
@@ -710,8 +698,7 @@ def test_a_client_or_a_server_that_goes_away_in_mid_stream_leaves_nothing_behind
         with half_a_stream(server, tmp_path):
             assert pending(server) == 0  # nothing is accepted yet
             assert server.http.get("/documents/v5000").status_code == 404
-        while not any(line.get("status") == 499 for line in server.log):
-            pass
+        until(lambda: any(line.get("status") == 499 for line in server.log))
         assert n_in_inbox(tmp_path) == 0
         with half_a_stream(server, tmp_path):
             server.stop(signal.SIGKILL)

@@ -1,13 +1,10 @@
 """Rebuilding, jobs and proved searches over HTTP: the real server, over vectors enough to have something to plan."""
 
-import time
-
 import numpy as np
 import pytest
-from conftest import clustered, serving
+from conftest import clustered, ended, serving, until
 
 DIM, N, K = 32, 1500, 10
-DEADLINE_S = 60.0  # for a job that takes a second
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +23,9 @@ def filled(tmp_path_factory, corpus):
         assert server.stop() == 0
 
 
-def ended(server, job_id):
-    """Wait for a job's end; return what is told of it then."""
-    deadline = time.monotonic() + DEADLINE_S
-    while (job := server.http.get(f"/jobs/{job_id}").json())["status"] in ("waiting", "running"):
-        assert time.monotonic() < deadline, job
-        time.sleep(0.01)
-    return job
-
-
 def settled(server):
     """Wait for the rebuild that the server began by itself."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (jobs := server.http.get("/jobs").json()["jobs"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    jobs = until(lambda: server.http.get("/jobs").json()["jobs"])
     return ended(server, jobs[-1]["id"])
 
 

@@ -4,6 +4,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from conftest import until
 
 from index.errors import DiskFullError
 from server import job_threads, reembedding
@@ -77,8 +78,7 @@ def test_who_sees_a_job_ended_may_begin_the_next_though_its_thread_is_still_ther
     monkeypatch.setattr(Job, "end", end_and_linger)
     threads = made()
     first = threads.begin(Job("count"), lambda stop: {})
-    while not first.has_ended:
-        pass
+    until(lambda: first.has_ended)
     second = threads.begin(Job("count"), lambda stop: {})
     assert second.status == "waiting"
     go_on.set()
@@ -178,8 +178,7 @@ def test_a_disk_that_is_full_does_not_end_the_thread_that_changes_models(catalog
     asked.wait()
     for model in ("first", "second"):
         job = changing.begin(EncoderSettings(model=model))
-        while not job.has_ended or catalog.jobs.all()[-1].status != "failed":
-            pass
+        until(lambda job=job: job.has_ended and catalog.jobs.all()[-1].status == "failed")
         assert job.error == f"{model} can't be had"
     changing.close()
     assert len(refused) == 2

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
-from conftest import ROOT, clustered, serving
+from conftest import ROOT, clustered, serving, until
 from typer.testing import CliRunner
 
 from server import pace
@@ -163,8 +163,7 @@ def test_a_paused_job_stands_still_until_something_else_is_wanted(then, wanted, 
 
     thread = threading.Thread(target=work)
     thread.start()
-    while job.status != "paused":
-        pass
+    until(lambda: job.status == "paused")
     assert not ended.is_set()
     job.ask(then)
     thread.join(30)
@@ -369,8 +368,10 @@ def stuck(tmp_path_factory):
 
 
 def test_a_full_disk_makes_the_job_wait_and_say_so(stuck):
-    while (job := stuck.http.get(f"/jobs/{stuck.job}").json())["status"] != "waiting" or not job["stage"]:
-        pass
+    job = until(
+        lambda: stuck.http.get(f"/jobs/{stuck.job}").json(),
+        lambda job: job["status"] == "waiting" and job["stage"],
+    )
     assert "no room left on the disk" in job["stage"] and "tried again in" in job["stage"]
     assert stuck.http.get("/stats").json()["pending"] == 5
     assert stuck.http.get("/documents/s1").json() == {
@@ -388,8 +389,7 @@ def test_a_client_that_leaves_its_events_is_forgotten_at_once(stuck):
         assert answer.headers["cache-control"] == "no-store"
         lines = answer.iter_lines()
         assert (next(lines), next(lines)[:6]) == ("event: job", "data: ")
-    while n_ended() == before:
-        pass
+    until(lambda: n_ended() > before)
 
 
 def twopass(server, *arguments):
@@ -409,8 +409,7 @@ def test_the_command_lists_shows_pauses_and_cancels_jobs(stuck):
     resumed = twopass(stuck, "jobs", "resume", other, "--json")
     assert json.loads(resumed.stdout)["status"] == "waiting"
     assert twopass(stuck, "jobs", "cancel", other[:8]).exit_code == 0
-    while stuck.http.get(f"/jobs/{other}").json()["status"] != "cancelled":
-        pass
+    until(lambda: stuck.http.get(f"/jobs/{other}").json()["status"] == "cancelled")
     again = twopass(stuck, "jobs", "cancel", other[:8])
     assert (again.exit_code, again.stderr.splitlines()[0]) == (
         2, "twopass: The server refused: the job is cancelled already",
@@ -444,8 +443,7 @@ def test_open_events_dont_hold_up_the_end_and_the_next_start_goes_on(stuck):
         finally:
             stuck.process.kill()
     with serving(stuck.folder, **BROUGHT) as server:
-        while (job := server.http.get(f"/jobs/{stuck.job}").json())["status"] != "done":
-            pass
+        job = until(lambda: server.http.get(f"/jobs/{stuck.job}").json(), lambda job: job["status"] == "done")
         assert job["result"] == {"created": 5, "updated": 0, "unchanged": 0, "passages": 5, "overtaken": 0}
         assert server.http.get("/documents/s1").json()["passages"] == 1
 

@@ -4,19 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, environment, serving
+from conftest import ROOT, ended, environment, serving
 
 from server.catalog import Catalog
 from server.errors import FilterError, NotFoundError, StoppingError
 from server.jobs import Jobs
 from server.metadata_indexes import MetadataIndexes
-
-
-def ended(server, job):
-    with server.http.stream("GET", f"/jobs/{job['id']}/events") as events:
-        for _ in events.iter_lines():
-            pass
-    return server.http.get(f"/jobs/{job['id']}").json()
 
 
 def listed(server):
@@ -41,7 +34,7 @@ def test_an_index_is_built_listed_used_and_forgotten_and_answers_stay_the_same(t
         assert found(server, wanted) == expected
         added = server.http.post("/metadata/indexes", json={"path": "author.name"})
         assert added.status_code == 202
-        job = ended(server, added.json()["job"])
+        job = ended(server, added.json()["job"]["id"])
         assert (job["type"], job["status"], job["wishes"]) == (
             "index_metadata",
             "done",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import clustered, serving
+from conftest import clustered, serving, until
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.app import open_collection
@@ -218,8 +218,7 @@ def test_recall_is_told_where_it_was_measured(tmp_path_factory):
         documents = [{"id": f"{n}", "vector": each.tolist()} for n, each in enumerate(vectors)]
         server.http.post("/documents", json={"documents": documents}).raise_for_status()
         search(server, vector=vectors[0].tolist())
-        while not (found := samples(server))["twopass_recall_searches",]:
-            pass  # the scrape takes milliseconds, and the gauge goes on meanwhile
+        found = until(lambda: samples(server), lambda found: found["twopass_recall_searches",])
         server.stop()
     assert (found["twopass_recall", "pool"], found["twopass_recall", "final"]) == (1, 1)
     assert 0 < found["twopass_recall_low", "final"] < found["twopass_recall_high", "final"] == 1

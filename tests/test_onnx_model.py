@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import serving
+from conftest import serving, until
 
 from server.encoders.errors import EncodingFailed, ModelDamaged
 from server.encoders.fingerprint import Role
@@ -53,19 +53,16 @@ def test_it_gives_the_vectors_of_one_in_a_process_of_its_own_and_starts_none(bun
 
 def test_what_a_large_batch_left_is_given_back_when_no_text_comes_any_more(encoder, runner):
     encoder.encode_queries(["noon"])
-    while runner.patience_s is not None:  # of another test
-        pass
+    until(lambda: runner.patience_s is None)  # of another test
     encoder.encode_documents(["word " * 200] * 5)
     assert runner.patience_s is not None
-    while runner.patience_s is not None:
-        pass
+    until(lambda: runner.patience_s is None)
     expected = encoder.encode_queries(["noon"])
     assert np.linalg.norm(expected) == pytest.approx(1)
 
 
 def test_resting_without_a_large_batch_before_encodes_nothing(encoder, runner, monkeypatch):
-    while runner.patience_s is not None:
-        pass
+    until(lambda: runner.patience_s is None)
     monkeypatch.setattr(runner, "embed", None)
     encoder._model.rest()
 

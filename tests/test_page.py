@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import clustered, kept_port, serving
+from conftest import clustered, kept_port, serving, until
 from playwright.sync_api import expect
 
 from benchmarks.browser import chromium, find_chromium
@@ -400,8 +400,7 @@ def test_measurements_are_drawn_over_time_after_a_restart_too(tmp_path, open_pag
         page.get_by_role("button", name="Measure now").click()
         expect(place).to_contain_text(re.compile(r"Last measured .*: recall 1\.000 ± 0\.060, on 60 stored"))
         server.http.post("/search", json={"vector": vectors[0]}).raise_for_status()
-        while len(server.http.get("/stats/recall").json()["points"]) < 2:
-            pass
+        until(lambda: len(server.http.get("/stats/recall").json()["points"]) >= 2)
         server.stop()
     with Catalog(tmp_path / "collections" / "default" / "catalog.sqlite3") as catalog:
         (evaluation, _) = catalog.recall.newest()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from conftest import clustered, serving
+from conftest import clustered, ended, serving, until
 
 from server import recall_history
 from server.backups.restoring import restore
@@ -144,8 +144,7 @@ def test_the_gauge_saves_what_it_has_when_the_time_comes_and_nobody_searches(cat
     gauge._gathering.save()
     gauge._gathering.add(FIRST_PASS, 1000, 1.0, 1.0)
     gauge.start()
-    while catalog.recall.newest()[0].searches != 2:
-        pass
+    until(lambda: catalog.recall.newest()[0].searches == 2)
     gauge.close()
 
 
@@ -180,11 +179,8 @@ def history(server, **asked):
     return answer.json()["points"]
 
 
-def ended(server, job):
-    with server.http.stream("GET", f"/jobs/{job['id']}/events") as events:
-        for _ in events.iter_lines():
-            pass
-    job = server.http.get(f"/jobs/{job['id']}").json()
+def result_of(server, job):
+    job = ended(server, job["id"])
     assert (job["status"], job["error"]) == ("done", None)
     return job["result"]
 
@@ -199,16 +195,15 @@ def searched(server, vectors):
     before = server.http.get("/stats").json()["gauge"]["checked"]
     searches = [{"vector": each.tolist(), "k": 5, "include": []} for each in vectors]
     server.http.post("/search/batch", json={"searches": searches}).raise_for_status()
-    while server.http.get("/stats").json()["gauge"]["checked"] < before + len(vectors):
-        pass
+    until(lambda: server.http.get("/stats").json()["gauge"]["checked"] >= before + len(vectors))
 
 
 def rebuilt(server, codec):
-    ended(server, server.http.post("/index/rebuild", json={"codec": codec}).json()["job"])
+    result_of(server, server.http.post("/index/rebuild", json={"codec": codec}).json()["job"])
 
 
 def evaluated(server, **wanted):
-    return ended(server, server.http.post("/evaluate", json=wanted).json()["job"])
+    return result_of(server, server.http.post("/evaluate", json=wanted).json()["job"])
 
 
 @pytest.fixture(scope="module")
@@ -292,8 +287,7 @@ def test_points_are_asked_for_by_time_and_number(server):
 
 def test_the_gauge_goes_on_with_the_point_from_before_the_restart(server):
     server.http.post("/search", json={"vector": [1.0] * DIM}).raise_for_status()
-    while history(server)[-1]["searches"] != 2:
-        pass
+    until(lambda: history(server)[-1]["searches"] == 2)
     assert len(history(server)) == 4
 
 
@@ -305,7 +299,7 @@ def test_an_evaluation_during_which_documents_came_is_no_point(server):
         new = {"id": f"d{n}", "vector": [1.0] * DIM}
         server.http.post("/documents", json={"documents": [new]}).raise_for_status()
         n += 1
-    (warning,) = ended(server, job)["warnings"]
+    (warning,) = result_of(server, job)["warnings"]
     assert "isn't kept in the history of recall" in warning
     assert history(server) == before
 
@@ -324,8 +318,7 @@ def test_on_a_full_disk_searches_and_evaluations_go_on_and_points_are_lost(small
             while True:
                 os.write(file.fileno(), bytes(4096))
         searched(server, vectors[:5])
-        while not lost():
-            pass
+        until(lost)
         assert evaluated(server, sample=20)["serving"]["recall"]["mean"] == 1.0
         searched(server, vectors[:5])
         assert history(server) == []

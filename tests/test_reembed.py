@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import beside, environment, serving
+from conftest import beside, ended, environment, serving, until
 from embedding_host import WORDS, embed, embedding_host
 
 from server.verification import verify
@@ -66,17 +66,20 @@ def expected(texts, query, model):
     return Best({name: round(float(score), 3) for name, score in zip(texts, scores, strict=True)})
 
 
-def ended(server, job):
-    """Ask until the job has ended; return it."""
-    while (told := server.http.get(f"/jobs/{job}").json())["status"] in ("waiting", "running"):
-        pass
-    return told
-
-
 def begin(server, model=NEW, **more):
     answer = server.http.post("/index/reembed", json={"model": model, **more})
     assert answer.status_code == 202, answer.text
     return answer.json()["job"]["id"]
+
+
+def until_held(host, server, job, n_before=0):
+    """Wait until the host holds one more request of a job that goes on."""
+
+    def n_held():
+        assert server.http.get(f"/jobs/{job}").json()["status"] in ("waiting", "running")
+        return host.n_held
+
+    until(n_held, lambda n: n > n_before)
 
 
 def states(server):
@@ -120,8 +123,7 @@ def test_what_is_added_changed_and_deleted_meanwhile_is_right_in_the_new_generat
         put(server, range(200))
         host.gate, host.gated = threading.Semaphore(2), NEW
         job = begin(server, url=host.url)
-        while not host.n_held:
-            assert server.http.get(f"/jobs/{job}").json()["status"] in ("waiting", "running")
+        until_held(host, server, job)
         put(server, [3, 199, 500], seed=2)
         texts |= {f"d{n}": text_of(n, 2) for n in (3, 199, 500)}
         assert server.http.post("/documents/delete", json={"ids": ["d5", "d198"]}).json()["deleted"] == 2
@@ -180,8 +182,7 @@ def test_killed_again_and_again_it_completes_and_encodes_no_text_twice_beyond_a_
         with serving(tmp_path, **settings(host)) as server:
             if job is None:
                 job = begin(server, url=host.url)
-            while host.n_held == n_held:
-                assert server.http.get(f"/jobs/{job}").json()["status"] in ("waiting", "running")
+            until_held(host, server, job, n_held)
             server.stop(signal.SIGKILL)
     host.gate = threading.Semaphore(10**9)
     with serving(tmp_path, **settings(host)) as server:
@@ -199,12 +200,10 @@ def test_it_can_be_paused_over_a_restart_resumed_and_cancelled(host, tmp_path):
         put(server, range(300))
         host.gate = threading.Semaphore(1)
         job = begin(server, url=host.url)
-        while not host.n_held:
-            pass
+        until(lambda: host.n_held)
         assert server.http.post(f"/jobs/{job}/pause").status_code == 200
         host.gate.release(10**6)
-        while server.http.get(f"/jobs/{job}").json()["status"] != "paused":
-            pass
+        until(lambda: server.http.get(f"/jobs/{job}").json()["status"] == "paused")
         n_encoded = len(host.encoded)
         another = {"model": "words-8", "url": host.url}
         assert server.http.post("/index/reembed", json=another).json()["code"] == "conflict"
@@ -213,8 +212,7 @@ def test_it_can_be_paused_over_a_restart_resumed_and_cancelled(host, tmp_path):
         assert server.http.get(f"/jobs/{job}").json()["status"] == "paused"
         assert list(best(server, text_of(4), 1)) == ["d4"]
         assert server.http.post(f"/jobs/{job}/cancel").status_code == 200
-        while server.http.get(f"/jobs/{job}").json()["status"] == "paused":
-            pass
+        until(lambda: server.http.get(f"/jobs/{job}").json()["status"] != "paused")
         assert ended(server, job)["status"] == "cancelled"
         assert states(server) == {1: ("current", OLD)}
         assert len([1 for model, text in host.encoded if model == NEW and "Number" in text]) <= n_encoded
@@ -304,8 +302,7 @@ def test_an_old_generation_is_deleted_when_it_has_had_its_time(host, tmp_path):
     with serving(tmp_path, **settings(host, index__keep_old_days=0.000001)) as server:
         put(server, range(20))
         assert ended(server, begin(server, url=host.url))["status"] == "done"
-        while states(server) != {2: ("current", NEW)}:
-            pass
+        until(lambda: states(server) == {2: ("current", NEW)})
         server.stop()
 
 

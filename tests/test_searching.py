@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import clustered, serving
+from conftest import clustered, serving, until
 
 from index.calibration import surely
 from server.api.schemas import SearchIn
@@ -171,9 +171,8 @@ def test_explain_tells_how_the_score_grew_and_what_each_stage_took(server, vecto
 
 
 def test_the_recall_asked_for_decides_the_pool_by_what_was_measured(server, vectors):
-    while not server.http.get("/stats").json()["first_pass"]["evidence"]:
-        pass
-    calibration = server.http.get("/stats").json()["first_pass"]["evidence"]["calibration"]
+    evidence = until(lambda: server.http.get("/stats").json()["first_pass"]["evidence"])
+    calibration = evidence["calibration"]
     measured, n_queries = calibration["pool_recall"], calibration["n_queries"]
     query = clustered(1, DIM, seed=8)[0]
     for target in (0.9, 0.99):

@@ -6,7 +6,7 @@ import stat
 
 import httpx
 import pytest
-from conftest import ROOT, beside, clustered, serving
+from conftest import ROOT, beside, clustered, ended, serving
 from typer.testing import CliRunner
 
 from server.backups.reading import check_backup
@@ -43,12 +43,6 @@ def names(folder):
 def twopass(*arguments):
     """The command, in this process: a second less each time."""
     return CliRunner().invoke(app, [*map(str, arguments)], prog_name="twopass")
-
-
-def ended(server, job):
-    while (told := server.http.get(f"/jobs/{job}").json())["status"] in ("waiting", "running"):
-        pass
-    return told
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import sys
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, environment, lend_export
+from conftest import ROOT, environment, lend_export, until
 from structlog.testing import capture_logs
 
 from server.app import listen_on, open_collection
@@ -221,8 +221,7 @@ def test_damaged_texts_are_encoded_again_at_start(tmp_path, serve):
     good = path.read_bytes()
     path.write_bytes(good[: 2 * 768] + bytes(768) + good[3 * 768 : -100])
     with serve(tmp_path) as server:
-        while server.http.get("/readyz").json()["status"] != "ok":
-            pass
+        until(lambda: server.http.get("/readyz").json()["status"] == "ok")
         after = server.http.post("/search", json={"query": "a cow and its hay", "k": 6}).json()["hits"]
         assert [hit["id"] for hit in after] == [hit["id"] for hit in before]
         np.testing.assert_allclose([h["score"] for h in after], [h["score"] for h in before], atol=1e-3)
