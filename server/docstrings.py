@@ -6,7 +6,7 @@ import inspect
 import itertools
 import sysconfig
 import warnings
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 
 from server.incoming import Document
@@ -46,9 +46,12 @@ def collect_docstrings(modules: Container[str] | None = None) -> list[Document]:
         modules: only these top-level modules.
     """
     named: dict[str, tuple[str, str]] = {}  # name: (kind, docstring)
-    for name, kind, docstring in itertools.chain(_from_source(), _from_compiled()):
-        wanted = modules is None or name.partition(".")[0] in modules
-        if wanted and len(docstring) >= MIN_CHARACTERS and name.count(".") < MAX_NAME_PARTS:
+
+    def is_wanted(name: str) -> bool:
+        return modules is None or name.partition(".")[0] in modules
+
+    for name, kind, docstring in itertools.chain(_from_source(is_wanted), _from_compiled()):
+        if is_wanted(name) and len(docstring) >= MIN_CHARACTERS and name.count(".") < MAX_NAME_PARTS:
             named.setdefault(name, (kind, _opening(docstring)))
     shortest: dict[str, str] = {}  # docstring: name
     for name in sorted(named, key=lambda name: (len(name), name)):
@@ -75,8 +78,8 @@ def _document(name: str, kind: str, docstring: str) -> Document:
     return Document(id=name, text=f"{kind} {name}: {docstring}", metadata=metadata)
 
 
-def _from_source() -> Iterator[tuple[str, str, str]]:
-    """Yield name, kind and docstring of what the library's .py files define."""
+def _from_source(is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, str]]:
+    """Yield name, kind and docstring of what the library's .py files define, those of wanted modules."""
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).with_suffix("").parts
@@ -86,12 +89,15 @@ def _from_source() -> Iterator[tuple[str, str, str]]:
         if not LEFT_OUT.isdisjoint(parts):
             continue
         name = ".".join(parts)
+        name = PUBLIC_NAMES.get(name, name)
+        if not is_wanted(name):
+            continue
         try:
             with warnings.catch_warnings(action="ignore"):
                 tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError, OSError):
             continue  # a sample of what Python must refuse, or a file that may not be read
-        yield from _docstrings(tree, PUBLIC_NAMES.get(name, name), "module")
+        yield from _docstrings(tree, name, "module")
 
 
 def _docstrings(

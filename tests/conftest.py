@@ -28,7 +28,7 @@ import pytest
 from index.vectors import Float32, normalise
 from server.converting.converter import Converter
 from server.encoders.loading import load_encoder
-from server.settings import EncoderSettings, PassageSettings
+from server.settings import EncoderSettings, PassageSettings, Settings
 
 Seen = TypeVar("Seen")
 ROOT = Path(__file__).parent.parent
@@ -214,6 +214,11 @@ def environment(data_dir: Path, **settings: object) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TWOPASS_")}
     mine = {"data_dir": data_dir, "server__port": 0, "log__format": "json", **settings}
     return clean | {f"TWOPASS_{name.upper()}": str(value) for name, value in mine.items()}
+
+
+def without_model(data_dir: Path, dim: int) -> Settings:
+    """For a collection in this process, which spares the start of a server where only what it stores is needed."""
+    return Settings(data_dir=data_dir, encoder=EncoderSettings(model="none", dim=dim))
 
 
 class Called(NamedTuple):

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import hashlib
 import json
 import threading
@@ -27,6 +28,7 @@ WORDS = [
 ]
 
 
+@functools.cache
 def word_vector(word: str, model: str, dim: int) -> np.ndarray:
     seed = int.from_bytes(hashlib.sha256(f"{model} {word}".encode()).digest()[:8], "little")
     return np.random.default_rng(seed).standard_normal(dim)

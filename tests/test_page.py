@@ -40,7 +40,7 @@ def browser():
 def site(browser, tmp_path_factory):
     """The server with some docstrings of Python's standard library; not started where there is no browser."""
     with serving(tmp_path_factory.mktemp("page"), index__gauge_share=1) as server:
-        documents = [each for each in collect_docstrings() if each["metadata"]["module"] in MODULES]
+        documents = collect_docstrings(MODULES)
         documents += [
             {"id": "harmful", "text": HARMFUL, "metadata": {"year": 2021, "draft": True}},
             {"id": "notes/otter.md", "text": "Sea otters hold hands while they sleep.",

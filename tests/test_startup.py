@@ -12,11 +12,12 @@ import sys
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, environment, lend_export, until
+from conftest import ROOT, environment, lend_export, until, without_model
 from structlog.testing import capture_logs
 
 from server.app import listen_on, open_collection
 from server.catalog.schema import FORMAT_VERSION
+from server.checking import NewDocument
 from server.settings import EncoderSettings, Settings
 
 BROUGHT = {"encoder__model": "none", "encoder__dim": 16}
@@ -36,6 +37,12 @@ def start(data_dir, **settings):
         check=False,
     )
     return done.returncode, done.stderr
+
+
+def store(data_dir, vectors):
+    """Leave a collection of these vectors, as a server that has ended leaves it."""
+    with open_collection(without_model(data_dir, 16)) as collection:
+        collection.add([NewDocument(f"{i}", f"text {i}", {}, each) for i, each in enumerate(vectors)])
 
 
 def fill(server, vectors):
@@ -79,9 +86,7 @@ def test_a_taken_port_is_named(tmp_path, serve):
 def test_another_model_under_existing_data_is_refused_with_the_way_back(
     tmp_path, serve, make_vectors, changed, words
 ):
-    with serve(tmp_path, **BROUGHT) as server:
-        fill(server, make_vectors(3, 16, seed=1))
-        server.stop()
+    store(tmp_path, make_vectors(3, 16, seed=1))
     status, said = start(tmp_path, **{**BROUGHT, **changed})
     assert status == 1 and words in said and "Traceback" not in said
     with serve(tmp_path, **BROUGHT) as server:
@@ -116,11 +121,10 @@ def test_a_wrong_setting_is_named(tmp_path, settings, words):
     assert status == 1 and words in said and "Traceback" not in said
 
 
-def test_a_catalog_of_a_newer_format_is_left_alone(tmp_path, serve):
+def test_a_catalog_of_a_newer_format_is_left_alone(tmp_path, make_vectors):
     import sqlite3
 
-    with serve(tmp_path, **BROUGHT) as server:
-        server.stop()
+    store(tmp_path, make_vectors(3, 16, seed=1))
     path = tmp_path / "collections" / "default" / "catalog.sqlite3"
     connection = sqlite3.connect(path)
     connection.execute("UPDATE meta SET value = 3 WHERE key = 'format_version'")
@@ -144,10 +148,8 @@ def test_a_start_that_is_refused_leaves_an_earlier_versions_data_to_that_version
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all, just text" * 200])
-def test_a_catalog_that_is_none(tmp_path, serve, make_vectors, content):
-    with serve(tmp_path, **BROUGHT) as server:
-        fill(server, make_vectors(3, 16, seed=1))
-        server.stop()
+def test_a_catalog_that_is_none(tmp_path, make_vectors, content):
+    store(tmp_path, make_vectors(3, 16, seed=1))
     (tmp_path / "collections" / "default" / "catalog.sqlite3").write_bytes(content)
     status, words = start(tmp_path, **BROUGHT)
     assert status == 1 and "Traceback" not in words
@@ -156,9 +158,7 @@ def test_a_catalog_that_is_none(tmp_path, serve, make_vectors, content):
 
 def test_damaged_client_vectors_are_named_and_mended_by_sending_them_again(tmp_path, serve, make_vectors):
     vectors = make_vectors(50, 16, seed=2)
-    with serve(tmp_path, **BROUGHT) as server:
-        fill(server, vectors)
-        server.stop()
+    store(tmp_path, vectors)
     path = tmp_path / "collections" / "default" / "vectors-0001.f16"
     data = bytearray(path.read_bytes())
     data[7 * 32 + 3] ^= 0x40
@@ -189,9 +189,7 @@ def test_damaged_client_vectors_are_named_and_mended_by_sending_them_again(tmp_p
 
 def test_rows_that_were_lost_stay_known_until_they_are_sent_again(tmp_path, serve, make_vectors):
     vectors = make_vectors(5000, 16, seed=4)
-    with serve(tmp_path, **BROUGHT) as server:
-        fill(server, vectors)
-        server.stop()
+    store(tmp_path, vectors)
     path = tmp_path / "collections" / "default" / "vectors-0001.f16"
     os.truncate(path, 100 * 32)
     for _ in range(2):
@@ -231,9 +229,7 @@ def test_damaged_texts_are_encoded_again_at_start(tmp_path, serve):
 
 def test_damage_among_older_rows_is_found_when_asked(tmp_path, serve, make_vectors):
     vectors = make_vectors(5000, 16, seed=3)
-    with serve(tmp_path, **BROUGHT) as server:
-        fill(server, vectors)
-        server.stop()
+    store(tmp_path, vectors)
     path = tmp_path / "collections" / "default" / "vectors-0001.f16"
     data = bytearray(path.read_bytes())
     data[5] ^= 1

@@ -2,10 +2,13 @@
 
 import hashlib
 import sqlite3
+from dataclasses import replace
 
 import pytest
-from conftest import clustered
+from conftest import clustered, without_model
 
+from server.app import open_collection
+from server.checking import NewDocument
 from server.errors import NotFoundError
 from server.verification import verify
 
@@ -14,16 +17,14 @@ BROUGHT = {"encoder__model": "none", "encoder__dim": 16}
 
 
 @pytest.fixture
-def data_dir(tmp_path, serve):
+def data_dir(tmp_path):
     """Two hundred documents, ten of them replaced, five deleted, and a clean end."""
     vectors = clustered(200, 16, seed=1)
-    documents = [{"id": str(i), "vector": v.tolist(), "text": f"text {i}"} for i, v in enumerate(vectors)]
-    with serve(tmp_path, **BROUGHT) as server:
-        server.http.post("/documents", json={"documents": documents})
-        changed = [{**each, "text": "another"} for each in documents[:10]]
-        server.http.post("/documents", json={"documents": changed})
-        server.http.post("/documents/delete", json={"ids": ["100", "101", "102", "103", "104"]})
-        assert server.stop() == 0
+    documents = [NewDocument(str(i), f"text {i}", {}, vector) for i, vector in enumerate(vectors)]
+    with open_collection(without_model(tmp_path, 16)) as collection:
+        collection.add(documents)
+        collection.add([replace(each, text="another") for each in documents[:10]])
+        collection.delete(["100", "101", "102", "103", "104"])
     return tmp_path
 
 
