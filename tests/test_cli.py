@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from conftest import clustered, serving
-from typer.testing import CliRunner
+from conftest import clustered, serving, twopass
 
 from server import __version__, progress
 from server.cli import app, sharing
@@ -31,16 +30,6 @@ COMMANDS = (
 def environment(**more):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TWOPASS_")}
     return {**clean, "COLUMNS": "100", **more}
-
-
-def twopass(*arguments, stdin="", **more):
-    """Run the command in this process, which spares it the imports, half a second each time."""
-    words = list(map(str, arguments))
-    gone = dict.fromkeys(name for name in os.environ if name.startswith("TWOPASS_"))
-    called = CliRunner().invoke(
-        app, words, input=stdin, env=gone | environment(**more), prog_name="twopass", catch_exceptions=False
-    )
-    return subprocess.CompletedProcess(words, called.exit_code, called.stdout, called.stderr)
 
 
 def run(*arguments, stdin="", **more):
@@ -102,9 +91,9 @@ def test_help_lists_every_command():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_every_command_has_an_example_and_its_exit_codes(command):
     done = twopass(command, "--help")
-    assert done.returncode == 0
-    assert f"\n    twopass {command} " in done.stdout
-    assert "\n  Exit code: 0" in done.stdout
+    assert done.code == 0
+    assert f"\n    twopass {command} " in done.out
+    assert "\n  Exit code: 0" in done.out
 
 
 def every_command():
@@ -206,39 +195,39 @@ def test_search_prints_the_servers_json(texts):
         stdin='{"id": "kite", "text": "Kites need wind.", "metadata": {"n": 1}}',
     )
     done = twopass("search", "flying a kite", "-k", 1, "--mode", "exact", "--json", "--url", texts.url)
-    answer = json.loads(done.stdout)
-    assert done.returncode == 0
+    answer = json.loads(done.out)
+    assert done.code == 0
     assert answer["certified"] is True
     assert [(hit["id"], hit["metadata"]) for hit in answer["hits"]] == [("kite", {"n": 1})]
 
 
 def test_a_certified_search_says_so_or_why_not(texts):
     lines = "\n".join(json.dumps({"id": f"proof-{n}", "text": f"proved note {n}"}) for n in range(30))
-    assert twopass("ingest", "-", "--url", texts.url, stdin=lines).returncode == 0
+    assert twopass("ingest", "-", "--url", texts.url, stdin=lines).code == 0
     request = ("search", "proved", "-k", 3, "--mode", "certified", "--url", texts.url)
     done = twopass(*request)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1].endswith(" · certified")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1].endswith(" · certified")
     done = twopass(*request, "--max-read", 3)
-    assert done.returncode == 0
-    assert not done.stdout.splitlines()[-1].endswith(" · certified")
-    assert done.stderr.startswith("Note: ") and "raise max_read" in done.stderr
+    assert done.code == 0
+    assert not done.out.splitlines()[-1].endswith(" · certified")
+    assert done.err.startswith("Note: ") and "raise max_read" in done.err
 
 
 def test_oversample_is_passed_on(texts):
     lines = "\n".join(json.dumps({"id": f"over-{n}", "text": f"oversampled note {n}"}) for n in range(30))
-    assert twopass("ingest", "-", "--url", texts.url, stdin=lines).returncode == 0
+    assert twopass("ingest", "-", "--url", texts.url, stdin=lines).code == 0
     request = ("search", "oversampled", "-k", 10, "--json", "--url", texts.url)
-    assert json.loads(twopass(*request, "--oversample", 1).stdout)["candidates"] <= 80
-    assert len(json.loads(twopass(*request).stdout)["hits"]) == 10
+    assert json.loads(twopass(*request, "--oversample", 1).out)["candidates"] <= 80
+    assert len(json.loads(twopass(*request).out)["hits"]) == 10
 
 
 def test_a_stored_text_cannot_steer_the_terminal(texts):
     evil = {"id": "evil \x1b[2J", "text": "zebra \x1b]0;owned\x07 crossing\r\nzebra"}
     twopass("ingest", "-", "--url", texts.url, stdin=json.dumps(evil))
     done = twopass("search", "zebra crossing", "-k", 1, "--url", texts.url)
-    assert "zebra ]0;owned crossing zebra" in done.stdout
-    assert not set("\x1b\x07\r") & set(done.stdout)
+    assert "zebra ]0;owned crossing zebra" in done.out
+    assert not set("\x1b\x07\r") & set(done.out)
 
 
 def test_standard_input_is_stored_under_an_id_made_of_its_content(texts):
@@ -253,9 +242,9 @@ def test_one_bad_line_costs_no_other(texts, tmp_path):
     file = tmp_path / "list.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)) + "\noops\n")
     done = twopass("ingest", file, "--url", texts.url)
-    assert done.returncode == 1
-    assert summary(done.stdout) == (4, 4, 0, 0, 4)
-    assert done.stdout.splitlines()[1:] == [
+    assert done.code == 1
+    assert summary(done.out) == (4, 4, 0, 0, 4)
+    assert done.out.splitlines()[1:] == [
         "Skipped: 1",
         f"  {file}, line 6: is not JSON: expecting value at column 1",
         "Refused by the server: 1",
@@ -274,8 +263,8 @@ def test_ids_can_be_relative_to_a_folder(texts, notes):
 def test_where_there_is_nothing_to_ingest_no_server_is_needed(tmp_path):
     (tmp_path / "photo.png").write_bytes(b"")
     done = twopass("ingest", tmp_path, tmp_path / "missing", "--url", "http://127.0.0.1:1")
-    assert done.returncode == 1
-    assert done.stdout.splitlines() == [
+    assert done.code == 1
+    assert done.out.splitlines() == [
         "There is nothing to ingest.",
         "Skipped: 1",
         f"  {tmp_path}/missing: there is no such file or folder",
@@ -299,16 +288,14 @@ def test_without_a_server_two_lines_say_so_and_how_to_start_one(arguments, tmp_p
 
 def test_a_question_that_the_server_refuses_is_told_with_its_hint(texts):
     done = twopass("search", " ", "--url", texts.url)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "twopass: The server refused: the query is empty\nSay what to search for.\n"
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "twopass: The server refused: the query is empty\nSay what to search for.\n"
 
 
 def test_an_address_that_is_none_is_told():
     done = twopass("search", "anything", "--url", "ftp://localhost")
-    assert done.returncode == 2
-    assert done.stderr.startswith(
-        "twopass: 'ftp://localhost' is no address of a server.\nWrite it like http://"
-    )
+    assert done.code == 2
+    assert done.err.startswith("twopass: 'ftp://localhost' is no address of a server.\nWrite it like http://")
 
 
 def test_the_key_comes_from_the_environment(serve, tmp_path):
@@ -470,12 +457,12 @@ def stored(serve, tmp_path):
 
 def test_verify_finds_nothing_wrong_with_sound_data(stored):
     done = twopass("verify", "--data-dir", stored)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.err) == (0, "")
     assert re.fullmatch(
         rf"{re.escape(str(stored))}: no problems\. Checked 2 documents and 2 vectors \(0\.0 MB\) in [\d.]+ s\.\n",
-        done.stdout,
+        done.out,
     )
-    report = json.loads(twopass("verify", "--json", TWOPASS_DATA_DIR=str(stored)).stdout)
+    report = json.loads(twopass("verify", "--json", TWOPASS_DATA_DIR=str(stored)).out)
     assert (report["ok"], report["problems"], report["documents"], report["rows"]) == (True, [], 2, 2)
 
 
@@ -483,20 +470,18 @@ def test_verify_tells_damage_and_what_to_do(stored):
     [vectors] = stored.glob("collections/default/vectors-*")
     vectors.write_bytes(b"\1" + vectors.read_bytes()[1:])
     done = twopass("verify", "--data-dir", stored)
-    assert done.returncode == 1
-    assert (
-        "client_vector_damaged: the vector of document 'a' came from a client and is damaged\n" in done.stdout
-    )
-    assert "    Send this document again.\n" in done.stdout
-    report = json.loads(twopass("verify", "--data-dir", stored, "--json").stdout)
+    assert done.code == 1
+    assert "client_vector_damaged: the vector of document 'a' came from a client and is damaged\n" in done.out
+    assert "    Send this document again.\n" in done.out
+    report = json.loads(twopass("verify", "--data-dir", stored, "--json").out)
     assert report["ok"] is False
     assert {"vectors_damaged", "client_vector_damaged"} <= {problem["code"] for problem in report["problems"]}
 
 
 def test_verify_says_when_there_is_nothing_to_check(tmp_path):
     done = twopass("verify", "--data-dir", tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[0] == f"twopass: there is no collection in {tmp_path}"
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[0] == f"twopass: there is no collection in {tmp_path}"
 
 
 def test_the_commands_and_the_client_agree_on_the_servers_address():
@@ -520,8 +505,8 @@ def test_rebuild_waits_and_tells_what_was_made(large):
     done = twopass(
         "rebuild", "--codec", "float16", "--order", "model", "--prefix-dim", 8, "--wait", "--url", large.url
     )
-    assert done.returncode == 0
-    first, second = done.stdout.splitlines()
+    assert done.code == 0
+    first, second = done.out.splitlines()
     assert re.fullmatch(
         r"Made in [\d.]+ s from 1,200 rows: flat, float16, 8 dimensions, model order", first
     ), first
@@ -531,28 +516,28 @@ def test_rebuild_waits_and_tells_what_was_made(large):
     ), second
     first_pass = large.http.get("/stats").json()["first_pass"]
     assert (first_pass["codec"], first_pass["order"], first_pass["prefix_dim"]) == ("float16", "model", 8)
-    assert set(done.stderr.splitlines()) <= {
+    assert set(done.err.splitlines()) <= {
         f"{stage} …" for stage in ("sampling", "training", "filling", "measuring")
     }
 
 
 def test_rebuild_without_waiting_names_the_job(large):
     done = twopass("rebuild", "--url", large.url)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.err) == (0, "")
     found = re.fullmatch(
         r"The rebuild is (?:waiting|running); GET /jobs/(\w+) tells how far it is, as --wait would have\.\n",
-        done.stdout,
+        done.out,
     )
-    assert found, done.stdout
+    assert found, done.out
     assert large.http.get(f"/jobs/{found[1]}").status_code == 200
-    job = json.loads(twopass("rebuild", "--wait", "--json", "--codec", "int8", "--url", large.url).stdout)
+    job = json.loads(twopass("rebuild", "--wait", "--json", "--codec", "int8", "--url", large.url).out)
     assert (job["status"], job["result"]["plan"]["codec"]) == ("done", "int8")
 
 
 def test_rebuild_tells_what_the_server_refuses(large):
     done = twopass("rebuild", "--prefix-dim", 17, "--url", large.url)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[0] == (
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[0] == (
         "twopass: The server refused: prefix_dim is 17, but the vectors have 16 dimensions"
     )
 
@@ -561,29 +546,29 @@ def test_rebuild_says_when_there_is_nothing_to_do(serve, tmp_path):
     with serve(tmp_path, encoder__model="none", encoder__dim=2) as server:
         done = twopass("rebuild", "--wait", "--url", server.url)
         assert server.stop() == 0
-    assert done.returncode == 0
-    assert done.stdout == (
+    assert done.code == 0
+    assert done.out == (
         "There is nothing to rebuild: the server has fewer than 1,000 rows and keeps them as they are.\n"
     )
 
 
 def test_plan_says_what_a_collection_takes():
     done = twopass("plan", "--rows", 5_000_000, "--dim", 768, "--memory", "512M")
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
     assert lines[0] == "5,000,000 rows of 768 dimensions, float16, 512 MB of memory for the first pass"
     for name in ("first pass", "order", "memory", "disk", "candidates", "search"):
         assert any(line.startswith(f"  {name} ") for line in lines), name
-    assert "  disk        " in done.stdout and "vectors 7.7 GB, bounds 1.3 GB, first pass" in done.stdout
+    assert "  disk        " in done.out and "vectors 7.7 GB, bounds 1.3 GB, first pass" in done.out
     assert re.search(
-        r"^ +5\.1 GB .* flat, float32, 256 dimensions  \(more than there is\)$", done.stdout, re.MULTILINE
+        r"^ +5\.1 GB .* flat, float32, 256 dimensions  \(more than there is\)$", done.out, re.MULTILINE
     )
 
 
 def test_plan_says_plainly_when_nothing_fits():
     done = twopass("plan", "--rows", 5_000_000, "--dim", 768, "--memory", "64M")
-    assert done.returncode == 1
-    assert "\nNothing fits: the smallest form takes 120 MB. It is\n" in done.stdout
+    assert done.code == 1
+    assert "\nNothing fits: the smallest form takes 120 MB. It is\n" in done.out
 
 
 def test_plan_as_json_with_a_trial(tmp_path):
@@ -618,5 +603,5 @@ def test_plan_as_json_with_a_trial(tmp_path):
 )
 def test_a_plan_that_makes_no_sense_is_refused(arguments, words):
     done = twopass("plan", *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert words in done.stderr
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err

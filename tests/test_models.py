@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import twopass
 from fake_hub import Hub
 
 from index.durable import DirectoryLock
@@ -24,7 +25,7 @@ NOMIC, ARCTIC = "nomic-ai/nomic-embed-text-v1.5", "Snowflake/snowflake-arctic-em
 MINILM, QWEN = "sentence-transformers/all-MiniLM-L6-v2", "Qwen/Qwen3-Embedding-0.6B"
 
 
-def twopass(*arguments, **more):
+def run(*arguments, **more):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TWOPASS_")}
     return subprocess.run(
         [sys.executable, "-m", "server.cli", "models", *map(str, arguments)],
@@ -345,7 +346,7 @@ def test_a_pull_that_is_interrupted_ends_at_once_and_goes_on_later(hub, publishe
             process.kill()
     assert process.returncode == 130
     assert stderr.endswith("\nInterrupted. What was fetched is kept; the same command goes on with it.\n")
-    done = twopass("pull", "org/small", "--data-dir", tmp_path, "--json", HF_ENDPOINT=hub.endpoint)
+    done = run("pull", "org/small", "--data-dir", tmp_path, "--json", HF_ENDPOINT=hub.endpoint)
     assert done.returncode == 0, done.stderr
     [resumed] = hub.ranges
     kept = int(re.fullmatch(r"bytes=(\d+)-", resumed)[1])
@@ -358,13 +359,13 @@ def test_a_pull_that_is_interrupted_ends_at_once_and_goes_on_later(hub, publishe
 
 
 def test_pull_and_show_tell_people_what_they_need(hub, tmp_path):
-    done = twopass("pull", "org/small", "--data-dir", tmp_path, HF_ENDPOINT=hub.endpoint)
+    done = run("pull", "org/small", "--data-dir", tmp_path, HF_ENDPOINT=hub.endpoint)
     assert (done.returncode, done.stderr) == (0, "")
     first, second, third = done.stdout.splitlines()
     assert first == f"org/small is here: 5 files, 307 kB, commit {hub.commit[:12]}"
     assert second == f"  {home_of(tmp_path / 'models')}/snapshots/{hub.commit}"
     assert third == "To serve with it: TWOPASS_ENCODER__MODEL=org/small twopass serve"
-    shown = twopass("show", "org/small", "--data-dir", tmp_path).stdout.splitlines()
+    shown = run("show", "org/small", "--data-dir", tmp_path).stdout.splitlines()
     assert shown[:2] == ["org/small", "  twopass knows nothing of this model beyond what its files say."]
     assert shown[2].startswith("  here             pulled, 307 kB in ")
     digest = hashlib.sha256(bytes(range(256)) * 1200).hexdigest()[:16]
@@ -374,7 +375,7 @@ def test_pull_and_show_tell_people_what_they_need(hub, tmp_path):
 def test_without_a_network_a_pull_says_what_to_do(tmp_path, published):
     with Hub("org/small", published) as gone:
         gone.shutdown()  # nobody listens at its address any more
-    done = twopass("pull", "org/small", "--data-dir", tmp_path, HF_ENDPOINT=gone.endpoint)
+    done = run("pull", "org/small", "--data-dir", tmp_path, HF_ENDPOINT=gone.endpoint)
     assert (done.returncode, done.stdout) == (2, "")
     what, hint = done.stderr.splitlines()[-2:]
     assert what.startswith(
@@ -384,23 +385,23 @@ def test_without_a_network_a_pull_says_what_to_do(tmp_path, published):
 
 
 def test_list_has_every_known_model_on_a_line(tmp_path):
-    done = twopass("list", "--data-dir", tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    header, *lines = done.stdout.splitlines()
+    done = twopass("models", "list", "--data-dir", tmp_path)
+    assert (done.code, done.err) == (0, "")
+    header, *lines = done.out.splitlines()
     assert header.split() == ["model", "dim", "shorter", "tokens", "MiB", "licence", "here"]
     assert lines[0].split() == ["all-MiniLM-L6-v2", "384", "-", "256", "163", "Apache-2.0", "bundled"]
     for model in KNOWN_MODELS:
         assert sum(line.startswith(f"{model.name.rpartition('/')[2]} ") for line in lines) == 1, model.name
-    told = json.loads(twopass("list", "--json", "--data-dir", tmp_path).stdout)
+    told = json.loads(twopass("models", "list", "--json", "--data-dir", tmp_path).out)
     assert [entry["name"] for entry in told] == [model.name for model in KNOWN_MODELS]
     assert told[0]["present"]["files"]["model.safetensors"] == 90_868_376
 
 
 def test_an_export_is_listed_and_shown_with_its_cosines(tmp_path, bundled_export):
     (tmp_path / "models").symlink_to(bundled_export)
-    done = twopass("list", "--data-dir", tmp_path)
-    assert done.stdout.splitlines()[1].split()[-2:] == ["bundled,", "onnx"]
-    shown = twopass("show", "bundled", "--data-dir", tmp_path).stdout.splitlines()
+    done = twopass("models", "list", "--data-dir", tmp_path)
+    assert done.out.splitlines()[1].split()[-2:] == ["bundled,", "onnx"]
+    shown = twopass("models", "show", "bundled", "--data-dir", tmp_path).out.splitlines()
     found = re.fullmatch(
         r"  ONNX float32     (9\d) MB; cosine with torch's vectors (\d\.\d{6}) on average, (\d\.\d{6}) at least",
         shown[-1],
@@ -410,9 +411,9 @@ def test_an_export_is_listed_and_shown_with_its_cosines(tmp_path, bundled_export
 
 
 def test_show_tells_prompts_with_their_last_space(tmp_path):
-    done = twopass("show", "nomic-embed-text", "--data-dir", tmp_path)
-    assert done.returncode == 0
-    lines = done.stdout.splitlines()
+    done = twopass("models", "show", "nomic-embed-text", "--data-dir", tmp_path)
+    assert done.code == 0
+    lines = done.out.splitlines()
     assert lines[0] == NOMIC
     assert '  query prompt     "search_query: "' in lines
     assert "  shorter lengths  512, 256, 128, 64" in lines
@@ -420,17 +421,16 @@ def test_show_tells_prompts_with_their_last_space(tmp_path):
 
 
 def test_show_says_when_nothing_is_known(tmp_path):
-    done = twopass("show", "org/unheard-of", "--data-dir", tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
+    done = twopass("models", "show", "org/unheard-of", "--data-dir", tmp_path)
+    assert (done.code, done.out) == (1, "")
     assert (
-        done.stderr.splitlines()[0]
-        == "twopass: nothing is known of a model org/unheard-of, and it isn't here"
+        done.err.splitlines()[0] == "twopass: nothing is known of a model org/unheard-of, and it isn't here"
     )
 
 
 @pytest.mark.parametrize("command", ["list", "show", "pull", "certify"])
 def test_the_help_of_every_command_has_an_example_and_its_exit_codes(command):
-    done = twopass(command, "--help")
-    assert done.returncode == 0
-    assert f"twopass models {command}" in done.stdout.partition("Example")[2]
-    assert "\n  Exit code: 0" in done.stdout
+    done = twopass("models", command, "--help")
+    assert done.code == 0
+    assert f"twopass models {command}" in done.out.partition("Example")[2]
+    assert "\n  Exit code: 0" in done.out

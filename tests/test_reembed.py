@@ -1,23 +1,19 @@
 """Changing the model: the old one serves until the new one has every text, whatever happens in between."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
+from functools import partial
 
 import httpx
 import numpy as np
 import pytest
-from conftest import beside, ended, environment, serving, until
+from conftest import beside, ended, serving, twopass, until
 from embedding_host import WORDS, embed, embedding_host
 
 from server.verification import verify
 
-ROOT = Path(__file__).parent.parent
 OLD, NEW = "words-24", "words-40"
 
 
@@ -310,22 +306,16 @@ def test_the_command_begins_waits_and_tells_what_there_is(host, tmp_path):
     with serving(tmp_path, **settings(host)) as server:
         put(server, range(20))
 
-        def twopass(*arguments):
-            return subprocess.run(
-                [sys.executable, "-m", "server.cli", "reembed", "--url", server.url, *arguments],
-                capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
-                env={**environment(tmp_path), "COLUMNS": "100", "PATH": os.environ["PATH"]},
-            )  # fmt: skip
-
-        assert twopass().stdout.splitlines()[0] == "The model was never changed."
-        done = twopass("--model", NEW, "--encoder-url", host.url, "--wait")
-        assert done.returncode == 0, done.stderr
-        lines = done.stdout.splitlines()
+        reembed = partial(twopass, "reembed", "--url", server.url)
+        assert reembed().out.splitlines()[0] == "The model was never changed."
+        done = reembed("--model", NEW, "--encoder-url", host.url, "--wait")
+        assert done.code == 0, done.err
+        lines = done.out.splitlines()
         assert lines[0].startswith("The change of the model is done, in ")
         assert lines[1] == "  1: retired · words-24, 24 dimensions · 20 rows, deleted on " + lines[1][-10:]
         assert lines[2] == "  2: current · words-40, 40 dimensions · 20 rows"
-        assert twopass("--rollback", "--cancel").returncode == 2
-        told = json.loads(twopass("--forget", "1", "--json").stdout)
+        assert reembed("--rollback", "--cancel").code == 2
+        told = json.loads(reembed("--forget", "1", "--json").out)
         assert [each["generation"] for each in told["generations"]] == [2]
         server.stop()
 
