@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import random
 import re
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, clustered, until
+from conftest import ROOT, clustered, mounted, until
 
 from index import durable
 from index.errors import DiskFullError, LockedError
@@ -432,15 +431,8 @@ def test_a_backup_that_is_stopped_leaves_nothing(data_dir, tmp_path):
     assert seen[-1] == ("writing", total, total)
 
 
-def test_a_full_disk_is_noticed_before_and_where_it_comes_meanwhile_nothing_is_left(
-    data_dir, tmp_path, monkeypatch
-):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", disk]
-    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    try:
+def test_a_full_disk_is_noticed_before_and_where_it_comes_meanwhile_nothing_is_left(data_dir):
+    with mounted("160k") as disk:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(120_000))
         with pytest.raises(DiskFullError, match=r"a backup takes .* has room for"):
@@ -450,8 +442,6 @@ def test_a_full_disk_is_noticed_before_and_where_it_comes_meanwhile_nothing_is_l
         with pytest.raises(DiskFullError, match="no room left"):
             back_up(data_dir, disk / "twopass.tar")
         assert names(disk) == []
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_damaged_and_missing_vectors_are_counted_and_do_not_keep_the_texts_from_being_saved(
