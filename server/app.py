@@ -187,6 +187,10 @@ def serve(settings: Settings) -> int:
             keys = open_keys(settings, not ip_address(host).is_loopback, lambda key: _show_key(key, address))
         except DiskFullError as error:
             raise StartupError(str(error), "Free some room and start again; nothing is lost.") from error
+        except StorageError as error:
+            raise StartupError(
+                str(error), "Look at the disk of data_dir and at its permissions, and start again."
+            ) from error
         except (IndexFault, EncoderError, ServiceError) as error:
             answer = answer_for(error)
             raise StartupError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from index.durable import named_disk_errors
 from index.two_pass import damaged_rows, stale_prefix_files, vector_path
 from server.catalog import Catalog
 from server.checking import content_hash
@@ -57,7 +58,9 @@ def verify(data_dir: Path, on_progress: Callable[[int, int], None]) -> VerifyRep
     started = time.perf_counter()
     report = VerifyReport()
     folder = data_dir / "collections" / "default"
-    if not (folder / CATALOG_NAME).exists():
+    with named_disk_errors(folder):
+        is_there = (folder / CATALOG_NAME).exists()
+    if not is_there:
         raise NotFoundError(f"there is no collection in {data_dir}", "Check --data-dir or TWOPASS_DATA_DIR.")
     try:
         with Catalog(folder / CATALOG_NAME, read_only=True) as catalog:

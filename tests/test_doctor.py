@@ -1,5 +1,6 @@
 """What `twopass doctor` and GET /doctor find, in a healthy collection and in others."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from conftest import called, serving
 from index.axes import Order
 from index.disk import DiskSpeed, measure_folder
 from index.durable import DirectoryLock, lock_holder
+from index.errors import StorageError
 from index.plan import Codec, Plan
 from server import memory
 from server.budget import Budget, wish_of
@@ -33,6 +35,7 @@ from server.encoders.fingerprint import Fingerprint
 from server.memory import Room, room
 from server.records import RecallPoint
 from server.settings import EncoderSettings, IndexSettings, Settings
+from server.verification import verify
 
 GOLDEN = Path(__file__).parent / "golden"
 MIB = 1 << 20
@@ -355,6 +358,30 @@ def test_data_of_an_earlier_version_are_looked_at_before_the_first_start_and_lef
     os.truncate(catalog.with_name("vectors-0001.f16"), 30 * 64)
     done = called(tmp_path, "doctor", **NO_MODEL)
     assert done.code == 1 and "11 vectors are missing or damaged" in done.out
+
+
+@contextlib.contextmanager
+def another_user():
+    """Without root's rights; where the tests have none, a folder of mode 0 is as good."""
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if was_root:
+            os.seteuid(0)
+
+
+def test_data_that_this_user_may_not_read_are_named(tmp_path):
+    shutil.copytree(GOLDEN / "format-1", tmp_path / "data")
+    (tmp_path / "data").chmod(0)
+    settings = Settings(data_dir=tmp_path / "data")
+    with another_user():
+        for look in (lambda: stored(settings), lambda: verify(settings.data_dir, lambda *_: None)):
+            with pytest.raises(StorageError, match="collections/default: Permission denied"):
+                look()
+    (tmp_path / "data").chmod(0o700)
 
 
 def test_who_holds_a_data_directory_is_told(tmp_path):

@@ -12,6 +12,7 @@ from server.cli.sharing import (
     INCOMPLETE,
     INTERRUPTED,
     LOCAL_SERVER,
+    UNREADABLE,
     ApiKey,
     AsJson,
     Config,
@@ -64,7 +65,7 @@ def backup(
     place = place_of(file)
     if file.exists() and not replace:
         fail(f"{file} exists already.", "Choose another name, or add --replace.", INCOMPLETE)
-    from index.errors import DiskFullError, IndexFault, LockedError
+    from index.errors import DiskFullError, IndexFault, LockedError, StorageError
     from server.errors import ServiceError
 
     try:
@@ -77,6 +78,8 @@ def backup(
         fail(str(error), "Leave --data-dir out: then that server makes the backup.", INCOMPLETE)
     except DiskFullError as error:
         fail(str(error), "There is no backup. Free some room, or choose another disk.", INCOMPLETE)
+    except StorageError as error:
+        fail(str(error), "" if data_dir is None else UNREADABLE, INCOMPLETE)
     except (IndexFault, ServiceError) as error:
         fail(str(error), getattr(error, "hint", None) or "", INCOMPLETE)
     except KeyboardInterrupt:
@@ -202,7 +205,7 @@ def restore(
     except DiskFullError as error:
         fail(str(error), "Nothing was changed. Free some room and run it again.", INCOMPLETE)
     except StorageError as error:
-        fail(str(error), "Nothing was changed. Look at that folder and its permissions.", INCOMPLETE)
+        fail(str(error), f"Nothing was changed. {UNREADABLE}", INCOMPLETE)
     except (ServiceError, IndexFault) as error:
         answer = answer_for(error)
         fail(str(error), getattr(error, "hint", None) or (answer.hint if answer else ""), INCOMPLETE)

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from server.cli.app import app
-from server.cli.sharing import FAILED, INCOMPLETE, ApiKey, AsJson, Config, DataDir, connected, echo, fail
+from server.cli.sharing import (
+    FAILED,
+    INCOMPLETE,
+    UNREADABLE,
+    ApiKey,
+    AsJson,
+    Config,
+    DataDir,
+    connected,
+    echo,
+    fail,
+)
 from server.printing import check_lines, counted, plain
 
 if TYPE_CHECKING:
@@ -97,7 +108,7 @@ def _asked(url: str, api_key: str) -> "DoctorAnswer | None":
 
 
 def _own_look(settings: "Settings") -> "DoctorAnswer":
-    from index.errors import IndexFault
+    from index.errors import IndexFault, StorageError
     from server.doctor import examine, stored
     from server.errors import ServiceError, answer_for
     from server.settings import SettingsError
@@ -106,6 +117,8 @@ def _own_look(settings: "Settings") -> "DoctorAnswer":
         return cast("DoctorAnswer", examine(stored(settings)).told())
     except SettingsError as error:
         fail(str(error), "Correct the setting and run it again.", FAILED)
+    except StorageError as error:
+        fail(str(error), UNREADABLE, FAILED)
     except (ServiceError, IndexFault) as error:
         answer = answer_for(error)
         fail(str(error), getattr(error, "hint", None) or (answer.hint if answer else ""), FAILED)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from server.cli.app import app
-from server.cli.sharing import FAILED, INCOMPLETE, AsJson, Config, DataDir, fail
+from server.cli.sharing import FAILED, INCOMPLETE, UNREADABLE, AsJson, Config, DataDir, fail
 from server.printing import counted, duration, plain
 from server.progress import check_progress, progress
 
@@ -27,7 +27,7 @@ def verify(config: Config = None, data_dir: DataDir = None, as_json: AsJson = Fa
 
     Changes nothing, and a server may be running on the data.
     """
-    from index.errors import IndexFault
+    from index.errors import IndexFault, StorageError
     from server.errors import ServiceError
     from server.settings import SettingsError, load_settings
     from server.verification import verify as check_data
@@ -38,6 +38,8 @@ def verify(config: Config = None, data_dir: DataDir = None, as_json: AsJson = Fa
             report = check_data(settings.data_dir, on_progress)
     except SettingsError as error:
         fail(str(error), "Correct this and run it again; config.yaml explains every setting.", FAILED)
+    except StorageError as error:
+        fail(str(error), UNREADABLE, FAILED)
     except (ServiceError, IndexFault) as error:
         fail(str(error), getattr(error, "hint", None) or "", FAILED)
     if as_json:

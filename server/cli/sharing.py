@@ -30,6 +30,8 @@ ApiKey = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 LOCAL_SERVER = "http://127.0.0.1:8000"
+UNREADABLE = "Run this as the user that the server runs as. If it is that one, look at the disk."
+"""What to do about data on this machine that can't be read."""
 
 
 @contextlib.contextmanager

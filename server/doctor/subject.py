@@ -8,7 +8,7 @@ import numpy as np
 
 from index.calibration import Calibration
 from index.disk import DiskSpeed
-from index.durable import lock_holder
+from index.durable import lock_holder, named_disk_errors
 from index.first_pass import FirstPassFolder
 from index.plan import Plan, plain
 from index.two_pass import n_rows_on_disk, vector_path
@@ -86,7 +86,9 @@ def stored(settings: Settings) -> Subject:
     """
     folder = settings.data_dir / "collections" / "default"
     is_running = lock_holder(settings.data_dir / "lock") is not None
-    if not (folder / CATALOG_NAME).exists():
+    with named_disk_errors(folder):
+        is_there = (folder / CATALOG_NAME).exists()
+    if not is_there:
         return Subject(settings, folder, None, is_running=is_running)
     with Catalog(folder / CATALOG_NAME, read_only=True) as catalog:
         generation = catalog.generations.current()
