@@ -91,9 +91,12 @@ class _Tar(tarfile.TarFile):
         except ValueError as error:  # numbers that are none
             raise tarfile.ReadError(str(error)) from error
         assert self.name is not None  # it was opened by it
+        n_bytes = Path(os.fsdecode(self.name)).stat().st_size
         # One of less than no bytes would lead back, for ever.
-        if info is not None and not 0 <= info.size <= Path(os.fsdecode(self.name)).stat().st_size:
-            raise tarfile.ReadError(f"{info.name!r} can't have {info.size} bytes")
+        if info is not None and not 0 <= info.size <= n_bytes:
+            raise tarfile.ReadError(
+                f"{info.name!r} is to have {info.size:,} bytes, and all of it has {n_bytes:,}"
+            )
         return info
 
 
