@@ -51,7 +51,7 @@ from server.encoders.encoder import Encoder
 from server.encoders.errors import EncoderError
 from server.encoders.fingerprint import Fingerprint
 from server.encoders.loading import load_encoder
-from server.errors import CatalogDamagedError, ModelChangedError, ServiceError, StartupError, answer_for
+from server.errors import ModelChangedError, ServiceError, StartupError, answer_for
 from server.keys import open_keys
 from server.logs import start_logging
 from server.memory import keep_memory_small
@@ -59,7 +59,7 @@ from server.metrics import Metrics
 from server.records import Generation
 from server.reembedding import encoder_in_force, identity
 from server.settings import EncoderSettings, Settings, SettingsError
-from server.store import CATALOG_NAME, LocalStore
+from server.store import CATALOG_NAME, LocalStore, check_no_vectors
 
 BACKLOG = 2048  # connections that may wait to be taken; uvicorn's own default
 
@@ -306,8 +306,7 @@ def _generation(
         fingerprint = encoder.fingerprint
     generation = catalog.generations.current()
     if generation is None:
-        if orphans := sorted(catalog.path.parent.glob("vectors-*")):
-            raise CatalogDamagedError(f"{catalog.path} is empty, but {orphans[0].name} lies beside it")
+        check_no_vectors(catalog.path.parent)
         return catalog.generations.begin(1, fingerprint.to_json(), fingerprint.dim, vector_dtype)
     made_by = _made_by(generation)
     if not made_by.same_vectors(fingerprint):

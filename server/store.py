@@ -32,7 +32,7 @@ from index.two_pass import (
 from index.vectors import Float32, Rows
 from server.budget import RESERVE_BYTES
 from server.catalog import Catalog
-from server.errors import GenerationChangedError
+from server.errors import CatalogDamagedError, GenerationChangedError
 from server.memory import room
 from server.records import Document, DocumentWrite, Filling, Generation, Known, PassageRow, Removed, Stored
 
@@ -392,6 +392,14 @@ def file_sizes(folder: Path) -> dict[str, int]:
 def shape_of(generation: Generation, prefix_dim: int) -> Shape:
     """Return the index's shape for a generation."""
     return Shape(generation.number, generation.dim, prefix_dim, generation.vector_dtype)
+
+
+def check_no_vectors(folder: Path) -> None:
+    """Raise CatalogDamagedError if vectors lie in a folder whose catalog is missing, or knows of none."""
+    if found := sorted(folder.glob("vectors-*")):
+        raise CatalogDamagedError(
+            f"{folder / CATALOG_NAME} is missing or empty, but {found[0].name} lies there"
+        )
 
 
 def _distinct_documents(

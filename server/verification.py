@@ -14,7 +14,7 @@ from server.catalog import Catalog
 from server.checking import content_hash
 from server.errors import ANSWERS, CatalogDamagedError, NotFoundError
 from server.records import Generation
-from server.store import CATALOG_NAME, shape_of
+from server.store import CATALOG_NAME, check_no_vectors, shape_of
 
 MEND = "Run `twopass serve --check all`: vectors are encoded again from their texts."
 PUT_BACK = "Put back a backup: twopass restore FILE --replace."
@@ -60,9 +60,12 @@ def verify(data_dir: Path, on_progress: Callable[[int, int], None]) -> VerifyRep
     folder = data_dir / "collections" / "default"
     with named_disk_errors(folder):
         is_there = (folder / CATALOG_NAME).exists()
-    if not is_there:
-        raise NotFoundError(f"there is no collection in {data_dir}", "Check --data-dir or TWOPASS_DATA_DIR.")
     try:
+        if not is_there:
+            check_no_vectors(folder)
+            raise NotFoundError(
+                f"there is no collection in {data_dir}", "Check --data-dir or TWOPASS_DATA_DIR."
+            )
         with Catalog(folder / CATALOG_NAME, read_only=True) as catalog:
             _verify(catalog, folder, report, on_progress)
     except CatalogDamagedError as error:
@@ -87,6 +90,7 @@ def _verify(
             report.problems.append(Finding("metadata_damaged", detail, "Ingest this document again."))
     generation = catalog.generations.current()
     if generation is None:
+        check_no_vectors(folder)
         return
     _verify_vectors(catalog, generation, folder, report, on_progress)
 

@@ -360,6 +360,14 @@ def test_data_of_an_earlier_version_are_looked_at_before_the_first_start_and_lef
     assert done.code == 1 and "11 vectors are missing or damaged" in done.out
 
 
+def test_vectors_without_a_catalog_are_no_empty_collection(tmp_path):
+    shutil.copytree(GOLDEN / "format-1", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "collections/default/catalog.sqlite3").unlink()
+    done = called(tmp_path, "doctor", **NO_MODEL)
+    assert done.code == 2 and "is missing or empty, but vectors-0001.f16 lies there" in done.err
+    assert "Put back a backup" in done.err
+
+
 @contextlib.contextmanager
 def another_user():
     """Without root's rights; where the tests have none, a folder of mode 0 is as good."""

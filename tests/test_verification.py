@@ -8,6 +8,7 @@ import pytest
 from conftest import clustered, without_model
 
 from server.app import open_collection
+from server.catalog import Catalog
 from server.checking import NewDocument
 from server.errors import NotFoundError
 from server.verification import verify
@@ -86,6 +87,11 @@ def change(sql):
     return harm
 
 
+def made_anew(folder):
+    (folder / "catalog.sqlite3").unlink()
+    Catalog(folder / "catalog.sqlite3").close()
+
+
 @pytest.mark.parametrize(
     ("harm", "codes", "words"),
     [
@@ -103,6 +109,8 @@ def change(sql):
         (swap(b"text 150", b"text \xff50"), ["text_damaged"], "'150'"),
         (change("UPDATE documents SET id = CAST(x'ff' AS TEXT) WHERE id = '7'"), ["catalog_damaged"], "UTF-8"),
         (lambda folder: (folder / "catalog.sqlite3").write_bytes(b"x" * 9000), ["catalog_damaged"], "catalog"),
+        (lambda folder: (folder / "catalog.sqlite3").unlink(), ["catalog_damaged"], "vectors-0001.f16 lies there"),
+        (made_anew, ["catalog_damaged"], "vectors-0001.f16 lies there"),  # as a start that is refused leaves it
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(data_dir, harm, codes, words):

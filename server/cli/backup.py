@@ -66,7 +66,7 @@ def backup(
     if file.exists() and not replace:
         fail(f"{file} exists already.", "Choose another name, or add --replace.", INCOMPLETE)
     from index.errors import DiskFullError, IndexFault, LockedError, StorageError
-    from server.errors import ServiceError
+    from server.errors import ServiceError, answer_for
 
     try:
         if data_dir is None:
@@ -81,7 +81,8 @@ def backup(
     except StorageError as error:
         fail(str(error), "" if data_dir is None else UNREADABLE, INCOMPLETE)
     except (IndexFault, ServiceError) as error:
-        fail(str(error), getattr(error, "hint", None) or "", INCOMPLETE)
+        answer = answer_for(error)
+        fail(str(error), getattr(error, "hint", None) or (answer.hint if answer else ""), INCOMPLETE)
     except KeyboardInterrupt:
         typer.echo("Interrupted. There is no backup.")
         raise typer.Exit(INTERRUPTED) from None

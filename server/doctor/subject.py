@@ -19,7 +19,7 @@ from server.recall_history import first_pass_in, told_first_pass
 from server.records import RecallPoint
 from server.reembedding import encoder_in_force, identity
 from server.settings import EncoderSettings, Settings
-from server.store import CATALOG_NAME, shape_of
+from server.store import CATALOG_NAME, check_no_vectors, shape_of
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,12 @@ def stored(settings: Settings) -> Subject:
     with named_disk_errors(folder):
         is_there = (folder / CATALOG_NAME).exists()
     if not is_there:
+        check_no_vectors(folder)
         return Subject(settings, folder, None, is_running=is_running)
     with Catalog(folder / CATALOG_NAME, read_only=True) as catalog:
         generation = catalog.generations.current()
         if generation is None:
+            check_no_vectors(folder)
             return Subject(settings, folder, None, is_running=is_running)
         shape = shape_of(generation, settings.index.prefix_dim_for(generation.dim))
         rows = catalog.live_rows(generation.number)
