@@ -7,6 +7,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,8 @@ from server.errors import CatalogDamagedError, FormatError
 N_READERS = 8  # connections kept for reading; more threads than that wait for one, microseconds each
 STEPS = 10_000  # of SQLite's virtual machine between two looks whether a copy is still wanted: a few ms
 PAGES_AT_ONCE = 1000  # that are cut off the file in one transaction, in some 50 ms; others write between two
-LOG_BYTES = (
-    16 << 20
-)  # what the log keeps of the disk once it is folded into the file; a large write makes it longer
+LOG_BYTES = 4 << 20  # that the log keeps of the disk once it is in the file; a large write makes it longer
+BREATH_S = 0.005  # between two steps: who waits for a lock hardly gets it from one who takes it again at once
 MAX_VARIABLES = 900  # below SQLITE_MAX_VARIABLE_NUMBER of every build (999 before SQLite 3.32)
 
 # A commit that fails so has not written its last page, without which its transaction doesn't count.
@@ -140,6 +140,20 @@ class Database:
                 self._roll_back()
                 raise
 
+    def in_steps(
+        self, step: Callable[[sqlite3.Connection], bool], stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Run `step` in one transaction after another, until it returns False or `stop` says so. Others write between.
+
+        Raises:
+            DiskFullError, StorageError: the steps before are committed.
+        """
+        is_more = True
+        while is_more and not stop():
+            with self.transaction() as connection:
+                is_more = step(connection)
+            time.sleep(BREATH_S)
+
     def settle(self) -> None:
         """Make certain that a transaction whose commit failed is undone, before files that it tells of are changed.
 
@@ -233,17 +247,20 @@ class Database:
 
         A file that an early version made keeps them, to be used again; a copy of it can give them back.
         """
-        n_cut, is_more = 0, True
-        while is_more and not stop():
-            with self.transaction() as connection:
-                before = _number(connection, "freelist_count")
-                for _ in range(min(before, PAGES_AT_ONCE)):
-                    connection.execute(
-                        "PRAGMA incremental_vacuum(1)"
-                    )  # of many, sqlite3 would take the first step
-                left = _number(connection, "freelist_count")
+        n_cut = 0
+
+        def cut(connection: sqlite3.Connection) -> bool:
+            nonlocal n_cut
+            before = _number(connection, "freelist_count")
+            for _ in range(min(before, PAGES_AT_ONCE)):
+                connection.execute(
+                    "PRAGMA incremental_vacuum(1)"
+                )  # of more, sqlite3 would do the first alone
+            left = _number(connection, "freelist_count")
             n_cut += before - left
-            is_more = 0 < left < before
+            return 0 < left < before
+
+        self.in_steps(cut, stop)
         with self._writing, self.named_errors():
             self._writer.execute("PRAGMA wal_checkpoint")  # the file itself becomes shorter now
             return n_cut * _number(self._writer, "page_size")

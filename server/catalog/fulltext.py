@@ -31,7 +31,7 @@ COUNTED_ANEW_S = 60.0
 MAX_COUNTS = 10_000  # terms whose counts are kept; then all are forgotten
 
 MERGED_PAGES = (
-    500  # of the index that are merged in one transaction, in some 100 ms; others write between two
+    100  # of the index that are merged in one transaction, in some 100 ms; others write between two
 )
 
 LISTED = 5_000
@@ -162,13 +162,16 @@ class FullText:
         SQLite leaves words of theirs, and a note that they are gone, until it happens to merge the parts that have
         them: of 20 000 documents of which 6 000 were left, the index was 29 MB and is 6 MB behind this.
         """
-        pages, is_more = -MERGED_PAGES, True  # below zero: begin with all parts; then go on with those
-        while is_more and not stop():
-            with self._database.transaction() as connection:
-                before = connection.total_changes
-                connection.execute("INSERT INTO fulltext (fulltext, rank) VALUES ('merge', ?)", (pages,))
-                is_more = connection.total_changes - before > 1  # as SQLite says when it was the last
+        pages = -MERGED_PAGES  # below zero: begin with all parts; then go on with those
+
+        def merge(connection: sqlite3.Connection) -> bool:
+            nonlocal pages
+            before = connection.total_changes
+            connection.execute("INSERT INTO fulltext (fulltext, rank) VALUES ('merge', ?)", (pages,))
             pages = MERGED_PAGES
+            return connection.total_changes - before > 1  # else there was nothing left to do
+
+        self._database.in_steps(merge, stop)
 
     def close(self) -> None:
         """Wait for the searches that were begun."""

@@ -1,5 +1,6 @@
 """The generations of a collection's vectors: one is current; others are being filled, or are kept to go back to."""
 
+import sqlite3
 import time
 
 from server.catalog.database import Database
@@ -132,14 +133,16 @@ class Generations:
 
     def drop(self, number: int) -> None:
         """Remove a generation that isn't current, with its passages. Its files are the caller's to delete."""
-        n_dropped = DROPPED_AT_ONCE
-        while n_dropped == DROPPED_AT_ONCE:
-            with self._database.transaction() as connection:
-                n_dropped = connection.execute(
-                    "DELETE FROM passages WHERE generation = ?1 AND row IN "
-                    "(SELECT row FROM passages WHERE generation = ?1 ORDER BY row LIMIT ?2)",
-                    (number, DROPPED_AT_ONCE),
-                ).rowcount
+
+        def drop(connection: sqlite3.Connection) -> bool:
+            n_dropped = connection.execute(
+                "DELETE FROM passages WHERE generation = ?1 AND row IN "
+                "(SELECT row FROM passages WHERE generation = ?1 ORDER BY row LIMIT ?2)",
+                (number, DROPPED_AT_ONCE),
+            ).rowcount
+            return n_dropped == DROPPED_AT_ONCE
+
+        self._database.in_steps(drop)
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM generations WHERE number = ?", (number,))
             connection.execute("DELETE FROM meta WHERE key = 'leftover' AND value = ?", (number,))

@@ -147,15 +147,18 @@ class JobTable:
     def drop_all(self, job: str) -> int:
         """Commit that all documents of a job leave the inbox, some thousands at a time; return how many."""
         n_dropped = 0
-        while True:
-            with self._database.transaction() as connection:
-                n = connection.execute(
-                    "DELETE FROM inbox WHERE number IN (SELECT number FROM inbox WHERE job = ? LIMIT ?)",
-                    (job, DROPPED_AT_ONCE),
-                ).rowcount
+
+        def drop(connection: sqlite3.Connection) -> bool:
+            nonlocal n_dropped
+            n = connection.execute(
+                "DELETE FROM inbox WHERE number IN (SELECT number FROM inbox WHERE job = ? LIMIT ?)",
+                (job, DROPPED_AT_ONCE),
+            ).rowcount
             n_dropped += n
-            if n < DROPPED_AT_ONCE:
-                return n_dropped
+            return n == DROPPED_AT_ONCE
+
+        self._database.in_steps(drop)
+        return n_dropped
 
 
 def leave(connection: sqlite3.Connection, numbers: Sequence[int], counts: dict[str, int]) -> None:
