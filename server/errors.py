@@ -166,7 +166,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     index_errors.MemoryFullError: Answer(
         507, "memory_full", "There is not enough memory",
         "Nothing of this request was stored and searches go on. Raise index.memory_budget, or the memory limit of the "
-        "container; `twopass doctor` says what takes how much.",
+        "container; or delete documents and run `twopass compact`. `twopass doctor` says what takes how much.",
     ),
     index_errors.StorageError: Answer(503, "storage_failed", "The disk didn't answer", START_AGAIN),
     encoder_errors.EncoderError: Answer(500, "encoding_failed", "The model failed", START_AGAIN),

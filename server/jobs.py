@@ -131,7 +131,7 @@ class Job:
                 "id": self.id,
                 "type": self.type,
                 "status": self.status,
-                "stage": self.stage,
+                "stage": self._told_stage(),
                 "progress": {
                     "done": self.done,
                     "total": self.total,
@@ -144,6 +144,14 @@ class Job:
                 "error": self.error,
                 "result": self.result,
             }
+
+    def _told_stage(self) -> str:
+        """What it does; or what it was asked for and its thread hasn't seen yet."""
+        if self.wanted == "cancel" and not self.has_ended:
+            return "being cancelled"
+        if self.wanted == "pause" and self.status == "running":
+            return "being paused"
+        return self.stage
 
 
 class Jobs:

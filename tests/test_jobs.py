@@ -130,12 +130,14 @@ def test_what_is_asked_of_a_job_is_seen_by_its_worker():
     job.begin()
     job.ask("pause")
     assert (job.wanted, job.status) == ("pause", "running")  # until its thread stands still
+    assert job.told()["stage"] == "being paused"
     job.ask("cancel")
-    assert job.wanted == "cancel"
+    assert job.wanted == "cancel" and job.told()["stage"] == "being cancelled"
     for what in ("pause", "resume", "cancel"):
         with pytest.raises(JobStateError, match="being cancelled"):
             job.ask(what)
     job.end("cancelled")
+    assert job.told()["stage"] == ""
     with pytest.raises(JobStateError, match="the job is cancelled already"):
         job.ask("resume")
 
