@@ -66,13 +66,13 @@ def test_answers_on_a_kept_connection_do_not_wait_for_acknowledgements():
         assert listener.proto == socket.IPPROTO_TCP
 
 
-def test_a_taken_port_is_named(tmp_path, serve):
-    with serve(tmp_path / "a", **BROUGHT) as first:
-        port = first.url.rpartition(":")[2]
+def test_a_taken_port_is_named(tmp_path):
+    with listen_on("127.0.0.1", 0) as first:
+        first.listen()
+        port = first.getsockname()[1]
         status, words = start(tmp_path / "b", **BROUGHT, server__port=port)
         assert status == 1
         assert f"port {port}" in words and "TWOPASS_SERVER__PORT" in words and "Traceback" not in words
-        first.stop()
     assert not (tmp_path / "b").exists()
 
 
@@ -84,14 +84,13 @@ def test_a_taken_port_is_named(tmp_path, serve):
     ],
 )
 def test_another_model_under_existing_data_is_refused_with_the_way_back(
-    tmp_path, serve, make_vectors, changed, words
+    tmp_path, make_vectors, changed, words
 ):
     store(tmp_path, make_vectors(3, 16, seed=1))
     status, said = start(tmp_path, **{**BROUGHT, **changed})
     assert status == 1 and words in said and "Traceback" not in said
-    with serve(tmp_path, **BROUGHT) as server:
-        assert server.http.get("/stats").json()["documents"] == 3
-        server.stop()
+    with open_collection(without_model(tmp_path, 16)) as collection:
+        assert collection.stats()["documents"] == 3
 
 
 def test_a_start_with_the_settings_of_the_last_one_has_nothing_to_warn_of(tmp_path):
@@ -199,9 +198,7 @@ def test_rows_that_were_lost_stay_known_until_they_are_sent_again(tmp_path, serv
             # New rows go behind the lost ones, so the file is long again, with a hole of zeros.
             assert server.http.post("/documents", json={"documents": extra}).status_code == 201
             server.stop()
-    with serve(tmp_path, **BROUGHT) as server:
-        fill(server, vectors)
-        server.stop()
+    store(tmp_path, vectors)
     with serve(tmp_path, **BROUGHT, index__check_on_open="all") as server:
         assert server.http.get("/readyz").json() == {"status": "ok"}
         assert server.http.get("/stats").json()["documents"] == 15_000

@@ -38,8 +38,6 @@ def serve(
     from server.memory import no_garbage
 
     with no_garbage():
-        from server.app import serve as run_server
-        from server.errors import StartupError
         from server.settings import SettingsError, load_settings
 
     given = {"data_dir": data_dir, "server.host": host, "server.port": port, "index.check_on_open": check}
@@ -47,9 +45,15 @@ def serve(
         settings = load_settings(
             config, options={key: value for key, value in given.items() if value is not None}
         )
-        code = run_server(settings)
     except SettingsError as error:
         fail(str(error), "Correct this and start again; config.yaml explains every setting.", INCOMPLETE)
+
+    with no_garbage():
+        from server.app import serve as run_server
+        from server.errors import StartupError
+
+    try:
+        code = run_server(settings)
     except StartupError as error:
         fail(str(error), error.hint or "", INCOMPLETE)
     raise typer.Exit(code)
