@@ -51,7 +51,7 @@ from server.encoders.encoder import Encoder
 from server.encoders.errors import EncoderError
 from server.encoders.fingerprint import Fingerprint
 from server.encoders.loading import load_encoder
-from server.errors import ModelChangedError, ServiceError, StartupError, answer_for
+from server.errors import CatalogDamagedError, ModelChangedError, ServiceError, StartupError, answer_for
 from server.keys import open_keys
 from server.logs import start_logging
 from server.memory import keep_memory_small
