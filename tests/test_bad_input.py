@@ -1,8 +1,11 @@
 """Whatever a client sends wrong gets one clear answer in one shape, and nothing of it is written."""
 
 import base64
+import gzip
 import json
+import os
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,6 +249,21 @@ def test_an_ndjson_error_names_its_line(untouched, vector):
         "/documents", content=content, headers={"content-type": "application/x-ndjson"}
     )
     assert check_problem(answer, 422, "invalid")["where"].startswith("line 3.vector")
+
+
+def resident_bytes(process):
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "application/x-ndjson"])
+@pytest.mark.parametrize("path", ["/documents", "/documents?wait=false", "/documents/delete", "/search"])
+def test_a_compressed_body_is_refused_and_not_unpacked(untouched, path, media_type):
+    bomb = gzip.compress(b" " * (1 << 20)) * 4096  # 4 MiB that unpack to 4 GiB
+    headers = {"content-type": media_type, "content-encoding": "gzip"}
+    before_bytes = resident_bytes(untouched.process.pid)
+    body = check_problem(untouched.http.post(path, content=bomb, headers=headers), 415, "media_type")
+    assert "gzip" in body["detail"] and "Content-Encoding" in body["hint"]
+    assert resident_bytes(untouched.process.pid) - before_bytes < 64 << 20
 
 
 def test_a_client_that_hangs_up_in_the_middle_leaves_nothing(untouched):

@@ -143,17 +143,34 @@ def test_a_file_that_kills_what_converts_it_is_named_and_the_next_one_is_read(tm
         assert converter.convert(good).text == "Good."
 
 
-def test_a_file_that_takes_all_memory_is_stopped_and_the_next_one_is_read(tmp_path):
-    bomb = tmp_path / "bomb.docx"
+TOO_MUCH = "takes more than 100 MiB of memory to convert"
+BOMBS = [
+    # name, what it is without the bomb, the file in it that is one, what is said
+    ("bomb.docx", made_files.docx([("", "x")]), "word/footnotes.xml", TOO_MUCH),
+    ("bomb.xlsx", made_files.xlsx({"a": [["x"]]}), "xl/worksheets/sheet1.xml", f"{TOO_MUCH}|can't be"),
+    ("bomb.pptx", made_files.pptx([("a", "x")]), "ppt/slides/slide1.xml", f"{TOO_MUCH}|can't be"),
+    ("bomb.epub", made_files.epub("a", [("b", "x")]), "META-INF/container.xml", f"{TOO_MUCH}|can't be"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "member", "words"),
+    [BOMBS[0], *(pytest.param(*each, marks=pytest.mark.faults) for each in BOMBS[1:])],
+)
+def test_a_file_that_takes_all_memory_is_stopped_and_the_next_one_is_read(
+    tmp_path, name, plain, member, words
+):
+    bomb = tmp_path / name
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in zipfile_of(made_files.docx([("", "x")])).items():
-            archive.writestr(name, content)
-        archive.writestr("word/footnotes.xml", b" " * (150 << 20))
+        for each, content in zipfile_of(plain).items():
+            if each != member:
+                archive.writestr(each, content)
+        archive.writestr(member, b" " * (150 << 20))
     good = tmp_path / "good.docx"
     good.write_bytes(made_files.docx([("", "Good.")]))
     assert bomb.stat().st_size < 1 << 20
     with Converter(memory_bytes=100 << 20) as converter:
-        with pytest.raises(UnreadableError, match="takes more than 100 MiB of memory to convert"):
+        with pytest.raises(UnreadableError, match=words):
             converter.convert(bomb)
         assert converter.convert(good).text == "Good."
 

@@ -134,6 +134,16 @@ async def _parsed(request: Request, parse: Callable[[bytes], T]) -> T:
 
 
 def media_type_of(request: Request) -> str:
+    """Return what the body is; "" where nothing says it.
+
+    Raises:
+        MediaTypeError: it is compressed: a limit on what comes would be none on what that unpacks to.
+    """
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise MediaTypeError(
+            f"the body is encoded as {coding[:50]}", "Send it as it is, without the header Content-Encoding."
+        )
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
