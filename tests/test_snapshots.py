@@ -1,8 +1,11 @@
 """Backups of a running server: over HTTP and by the command, while ingest and search go on."""
 
+import contextlib
 import json
 import os
+import socket
 import stat
+from pathlib import Path
 
 import httpx
 import pytest
@@ -167,6 +170,34 @@ def test_a_backup_while_requests_come_in_holds_whole_requests_and_all_that_were_
         assert name not in [each["name"] for each in left]
     assert server.http.get(f"/snapshots/{names[0][0]}").json()["code"] == "not_found"
     assert server.http.delete("/snapshots/..%2Flock").json()["code"] in ("not_found", "unknown_path")
+
+
+def test_who_leaves_in_the_middle_of_a_backup_leaves_no_file_open(server):
+    name, folder = "large.tar", server.data_dir / "snapshots"
+    folder.mkdir(exist_ok=True)
+    with (folder / name).open("wb") as file:
+        file.truncate(64 << 20)  # more than sockets hold
+
+    def is_open():
+        for path in Path(f"/proc/{server.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.readlink().name == name:
+                    return True
+        return False
+
+    url = httpx.URL(server.url)
+    with socket.socket() as leaving:
+        leaving.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 4096
+        )  # so that most of it stays on the server
+        leaving.connect((url.host, url.port))
+        leaving.sendall(f"GET /snapshots/{name} HTTP/1.1\r\nHost: {url.host}\r\n\r\n".encode())
+        assert leaving.recv(12) == b"HTTP/1.1 200"
+        while not is_open():
+            pass
+    while is_open():
+        pass
+    assert server.http.delete(f"/snapshots/{name}").status_code == 200
 
 
 def test_a_restore_that_was_killed_before_its_last_step_is_finished_by_the_next_start(tmp_path):

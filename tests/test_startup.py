@@ -19,6 +19,7 @@ from server.app import listen_on, open_collection
 from server.catalog.schema import FORMAT_VERSION
 from server.checking import NewDocument
 from server.settings import EncoderSettings, Settings
+from server.verification import verify
 
 BROUGHT = {"encoder__model": "none", "encoder__dim": 16}
 
@@ -242,6 +243,20 @@ def test_a_read_only_data_directory_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     status, words = start(tmp_path, **BROUGHT)
     assert status == 1 and "Permission denied" in words and "Traceback" not in words
+
+
+def test_a_disk_that_takes_no_writes_is_refused_and_checked_all_the_same(small_disk, serve, make_vectors):
+    with serve(small_disk, **BROUGHT) as server:
+        fill(server, make_vectors(3, 16, seed=1))
+        server.stop()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    status, words = start(small_disk, **BROUGHT)
+    assert status == 1 and "Read-only file system" in words and "Traceback" not in words
+    assert verify(small_disk, lambda *_: None).problems == []
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    with serve(small_disk, **BROUGHT) as server:
+        assert server.http.get("/stats").json()["documents"] == 3
+        server.stop()
 
 
 CLOSING_IS_LOGGED = """
