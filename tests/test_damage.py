@@ -27,7 +27,8 @@ def cut(path, chance):
 
 def flip(path, chance):
     data = bytearray(path.read_bytes())
-    for _ in range(chance.randint(1, 3)):
+    # Of a catalog, one for every other page: where there are few, most of them hit a text's letters.
+    for _ in range(len(data) >> 13 if path.suffix == ".sqlite3" else chance.randint(1, 3)):
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     path.write_bytes(data)
 
@@ -70,10 +71,10 @@ def harmed(whole, tmp_path, name, harm, seed):
     return data_dir
 
 
-def seeds(harm):
-    seed = random.randrange(1 << 30)
-    print("seed", seed)
-    return range(seed, seed + TRIES[harm])
+def seeds(n):
+    first = random.randrange(1 << 30)
+    print("seed", first)
+    return range(first, first + n)
 
 
 @pytest.mark.faults
@@ -82,7 +83,7 @@ def test_damaged_vectors_and_derived_files_are_made_anew(whole, host, tmp_path, 
     names = [name for name in files(whole[0]) if not name.startswith("catalog")]
     assert {name.rpartition(".")[2] for name in names} == {"bounds", "faiss", "json", "npz", "f16"}
     for name in names:
-        for seed in seeds(harm):
+        for seed in seeds(TRIES[harm]):
             data_dir = harmed(whole, tmp_path, name, harm, seed)
             print(name, seed)
             with serving(data_dir, **settings(host)) as server:
@@ -104,7 +105,7 @@ def test_damaged_vectors_and_derived_files_are_made_anew(whole, host, tmp_path, 
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_damaged_catalog_is_refused_with_the_way_back(whole, host, tmp_path, harm):
     (data_dir, _), n_refused = whole, 0
-    for seed in seeds(harm) if harm == "gone" else range(seeds(harm)[0], seeds(harm)[0] + 8):
+    for seed in seeds(1 if harm == "gone" else 4):
         data_dir = harmed(whole, tmp_path, "catalog.sqlite3", harm, seed)
         print(seed)
         try:
