@@ -8,7 +8,7 @@ import random
 import shutil
 
 import pytest
-from conftest import serving
+from conftest import ended, serving, until
 from embedding_host import embedding_host
 from test_reembed import best, settings, text_of
 
@@ -52,9 +52,7 @@ def whole(host, tmp_path_factory):
         server.http.post("/documents", json={"documents": documents}).raise_for_status()
         server.http.post("/documents/delete", json={"ids": ["d7", "d8"]}).raise_for_status()
         job = server.http.post("/index/rebuild", json={"codec": "pq4"}).json()["job"]["id"]
-        while (told := server.http.get(f"/jobs/{job}").json())["status"] in ("waiting", "running"):
-            pass
-        assert told["status"] == "done"
+        assert ended(server, job)["status"] == "done"
         answers = [best(server, query, 10) for query in QUERIES]
         assert server.stop() == 0
     return data_dir, answers
@@ -87,8 +85,7 @@ def test_damaged_vectors_and_derived_files_are_made_anew(whole, host, tmp_path, 
             data_dir = harmed(whole, tmp_path, name, harm, seed)
             print(name, seed)
             with serving(data_dir, **settings(host)) as server:
-                while server.http.get("/readyz").json() != {"status": "ok"}:
-                    pass
+                until(lambda server=server: server.http.get("/readyz").json() == {"status": "ok"})
                 assert server.http.get("/stats").json()["documents"] == N - 2
                 assert [best(server, query, 10) for query in QUERIES] == whole[1]
                 found = server.http.post("/search", json={"query": text_of(9), "k": 1}).json()["hits"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import ROOT, beside, clustered, ended, serving
+from conftest import ROOT, beside, clustered, ended, serving, until
 from typer.testing import CliRunner
 
 from server.backups.reading import check_backup
@@ -193,10 +193,8 @@ def test_who_leaves_in_the_middle_of_a_backup_leaves_no_file_open(server):
         leaving.connect((url.host, url.port))
         leaving.sendall(f"GET /snapshots/{name} HTTP/1.1\r\nHost: {url.host}\r\n\r\n".encode())
         assert leaving.recv(12) == b"HTTP/1.1 200"
-        while not is_open():
-            pass
-    while is_open():
-        pass
+        until(is_open)
+    until(lambda: not is_open())
     assert server.http.delete(f"/snapshots/{name}").status_code == 200
 
 
