@@ -27,7 +27,7 @@ UNTRUE_HERE = [
 ]
 
 
-def tried(server, *options):
+def tried(server, folder, *options):
     """Run it with all its checks, and ours; return how many operations it tried with how many cases. All passed."""
     words = [
         "run",
@@ -42,6 +42,7 @@ def tried(server, *options):
         [Path(sys.executable).with_name("schemathesis"), *words, "--generation-database", "none", *options],
         env=os.environ
         | {"SCHEMATHESIS_HOOKS": "schemathesis_checks", "PYTHONPATH": str(TESTS), "NO_PROXY": "*"},
+        cwd=folder,  # where it keeps what failed
         capture_output=True,
         text=True,
         check=False,
@@ -65,7 +66,9 @@ def test_the_examples_of_openapi_are_taken(tmp_path):
     with serving(tmp_path) as server:
         server.http.post("/documents", json={"documents": DOCUMENTS}).raise_for_status()
         # That of /index/reembed is a model on the hub.
-        n_operations, n_cases = tried(server, "--phases", "examples", "--exclude-path", "/index/reembed")
+        n_operations, n_cases = tried(
+            server, tmp_path, "--phases", "examples", "--exclude-path", "/index/reembed"
+        )
         assert n_cases >= n_operations >= 8
         check_log(server)
 
@@ -92,7 +95,7 @@ def test_whatever_is_made_up_gets_an_answer_in_its_schema_or_an_error_in_ours(
         server.http.headers.update([header.split(": ")])
         server.http.post("/documents", json={"documents": documents}).raise_for_status()
         without = ["--exclude-checks", ",".join(UNTRUE_HERE)]
-        n_operations, n_cases = tried(server, *without, "--header", header, "--max-time", "120")
+        n_operations, n_cases = tried(server, tmp_path, *without, "--header", header, "--max-time", "120")
         print(f"schemathesis: {n_operations} operations, {n_cases} cases, all passed")
         described = server.http.get("/openapi.json").json()["paths"]
         assert n_operations == sum(map(len, described.values()))
