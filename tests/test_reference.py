@@ -29,7 +29,7 @@ def test_a_route_tells_its_key_its_parameters_and_its_answers(page):
     assert "| `limit` | whole number, 1 to 1000 | `100` | Documents of a page. |" in part
     assert "200: [`PageOut`](#pageout)" in part
     part = page.partition("### POST /documents\n")[2].partition("\n### ")[0]
-    assert "Key: the admin's." in part and "Body, `application/x-ndjson`: One document a line." in part
+    assert "Key: the admin's." in part and "Body, `application/x-ndjson`: One document a line," in part
     assert "201: [`AddedOut`](#addedout)" in part and "202: [`AcceptedOut`](#acceptedout)" in part
 
 
