@@ -9,6 +9,7 @@ import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -187,7 +188,9 @@ class EncoderSettings(_Section):
     @classmethod
     def _is_an_address(cls, url: str) -> str:
         if url and not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is no address; write http:// or https:// before the host's name")
+            raise ValueError("that is no address; write http:// or https:// before the host's name")
+        if "@" in urlsplit(url).netloc:  # it is stored with the vectors, and told to readers
+            raise ValueError("it has a name or a password before the host; put the key into encoder.api_key")
         return url.rstrip("/")
 
     @model_validator(mode="after")
@@ -598,7 +601,8 @@ def _bad_value(detail: ErrorDetails, sources: Mapping[str, str], values: Mapping
     if key not in fields:  # two options of one section contradict each other; the reason names them
         given = [source for name, source in sources.items() if name.startswith(key + ".")]
         return f"{', '.join(dict.fromkeys(given))}: {reason}"
-    shown = "the value (not shown)" if fields[key].annotation is SecretStr else repr(values[key])
+    is_secret = fields[key].annotation is SecretStr or (key == "encoder.url" and "@" in str(values[key]))
+    shown = "the value (not shown)" if is_secret else repr(values[key])
     shown = shown if len(shown) <= 100 else shown[:100] + "…"
     valid = f"; it takes {_valid_values(fields[key])}" if detail["type"] != "value_error" else f": {reason}"
     return f"{sources[key]}: {key} can't be {shown}{valid}."

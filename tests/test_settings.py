@@ -353,6 +353,14 @@ def test_settings_of_the_encoder_that_contradict_each_other_are_refused(config, 
     assert problems_of(path := config(f"encoder: {{{encoder}}}")) == [f"{path}: {problem}"]
 
 
+def test_a_password_in_an_address_is_refused_and_not_repeated(config):
+    path = config("encoder: {model: m, url: 'http://me:pass-word@127.0.0.1:1/v1'}")
+    [problem] = problems_of(path)
+    assert "encoder.api_key" in problem and "pass-word" not in problem
+    config("encoder: {model: m, url: 'http://127.0.0.1:1/v1/@'}")
+    assert load_settings(None, {}).encoder.is_remote
+
+
 def test_a_prompt_keeps_its_last_space(config):
     config('encoder: {query_prompt: "query: "}')
     assert load_settings(None, {}).encoder.query_prompt == "query: "
