@@ -57,9 +57,7 @@ class Connection(HttpToolsProtocol):
         self._metrics = metrics
         self._is_in_head = False
         self._is_whole = True  # nothing more of a request is to come
-        self._unread_bytes = (
-            0  # since the last that wasn't part of a head, or of what may stand behind a body
-        )
+        self._unread_bytes = 0  # of a head, or of what may stand behind a body, so far
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -110,7 +108,8 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._is_whole:  # what is left of the body is read, so that the client reads the answer
+        # What is left of an answered body is read, so that the client reads the answer; not for ever.
+        if not self._is_whole and self.cycle.response_complete:
             self._wait()
 
     def send_400_response(self, msg: str) -> None:

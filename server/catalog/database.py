@@ -181,9 +181,7 @@ class Database:
             (mark,) = self._writer.execute("PRAGMA user_version").fetchone()
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
-                self._writer.execute(
-                    f"PRAGMA user_version = {1 - mark}"
-                )  # nobody reads it; it changes a page
+                self._writer.execute(f"PRAGMA user_version = {1 - mark}")  # changes a page; nobody reads it
                 self._writer.execute("COMMIT")
             except sqlite3.Error:
                 self._roll_back()
@@ -253,9 +251,7 @@ class Database:
             nonlocal n_cut
             before = _number(connection, "freelist_count")
             for _ in range(min(before, PAGES_AT_ONCE)):
-                connection.execute(
-                    "PRAGMA incremental_vacuum(1)"
-                )  # of more, sqlite3 would do the first alone
+                connection.execute("PRAGMA incremental_vacuum(1)")  # of more, it does the first alone
             left = _number(connection, "freelist_count")
             n_cut += before - left
             return 0 < left < before

@@ -30,9 +30,7 @@ COUNTED_ANEW_S = 60.0
 
 MAX_COUNTS = 10_000  # terms whose counts are kept; then all are forgotten
 
-MERGED_PAGES = (
-    100  # of the index that are merged in one transaction, in some 100 ms; others write between two
-)
+MERGED_PAGES = 100  # of the index in one transaction, some 100 ms; others write between two
 
 LISTED = 5_000
 """Selected rows whose documents are looked up one by one, 2 µs each; of more, all rows are read, 0.4 µs each."""
