@@ -445,9 +445,9 @@ def test_a_job_is_paused_and_cancelled(page, site):
     page.get_by_role("link", name="Collection").click()
     row = page.locator(f"[data-id='{job['id']}']")
     row.get_by_role("button", name="Pause").click()
-    expect(row.locator(".state")).to_contain_text("paused")
+    expect(row.locator(".state")).to_have_text(re.compile("^paused"))
     row.get_by_role("button", name="Cancel").click()
-    expect(row.locator(".state")).to_contain_text("cancelled")
+    expect(row.locator(".state")).to_have_text(re.compile("^cancelled"))
     assert site.http.get(f"/jobs/{job['id']}").json()["status"] == "cancelled"
 
 
