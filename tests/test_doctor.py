@@ -373,7 +373,10 @@ def another_user():
     """Without root's rights; where the tests have none, a folder of mode 0 is as good."""
     was_root = os.geteuid() == 0
     if was_root:
-        os.seteuid(65534)
+        try:
+            os.seteuid(65534)
+        except OSError:
+            pytest.skip("there is no user but root in this namespace")
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ from server.encoders.errors import (
     first_line,
 )
 from server.encoders.fingerprint import Role
-from server.encoders.remote_protocols import Answer, OpenAIWire, Wire, models_address, shown
+from server.encoders.remote_protocols import Answer, OpenAIWire, Wire, models_address
 from server.encoders.remote_refusals import NoBase64, NotThere, Passing, TooMany, refusal
 
 CONNECT_TIMEOUT_S = 5.0  # to a machine of the house; what is off would keep a search waiting
@@ -164,7 +164,7 @@ class Host:
         except RuntimeError as error:  # httpx's, of a client that was closed meanwhile
             raise _closed() from error
         if not response.is_success:
-            refused = refusal(response, shown(address), len(texts))
+            refused = refusal(response, address, len(texts))
             if isinstance(refused, NoBase64):
                 if not isinstance(wire, OpenAIWire) or "encoding_format" not in body:
                     raise RemoteEncoderRefused(str(refused))
@@ -174,7 +174,7 @@ class Host:
             content = json.loads(response.content)
         except ValueError as error:
             raise RemoteEncoderRefused(
-                f"{shown(address)} answered with something else than JSON",
+                f"{address} answered with something else than JSON",
                 hint="Is encoder.url the address of an embeddings API?",
             ) from error
         return wire.read(content, len(texts))
@@ -185,12 +185,11 @@ class Host:
                 self._sockets.add(info["return_value"].get_extra_info("socket"))
 
     def _down(self, error: Passing) -> RemoteEncoderDown:
-        address = shown(self.address)
         if not self.is_down:
             self.is_down = True
-            self._log.warning("the program that encodes is down", url=address, why=error.why)
+            self._log.warning("the program that encodes is down", url=self.address, why=error.why)
         return RemoteEncoderDown(
-            f"the program that encodes, at {address}, {error}",
+            f"the program that encodes, at {self.address}, {error}",
             hint="Start it (Ollama: `ollama serve`), or correct encoder.url. If it is only slow, raise "
             "encoder.timeout_s.",
         )
@@ -198,7 +197,7 @@ class Host:
     def _up(self) -> None:
         if self.is_down:
             self.is_down = False
-            self._log.info("the program that encodes is back", url=shown(self.address))
+            self._log.info("the program that encodes is back", url=self.address)
 
     def _check_open(self) -> None:
         if self._closed.is_set():

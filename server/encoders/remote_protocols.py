@@ -133,12 +133,6 @@ def models_address(embeddings: str) -> str:
     return _with_path(embeddings, urlsplit(embeddings).path.removesuffix("/embeddings") + "/models")
 
 
-def shown(address: str) -> str:
-    """The address without a user's name and password, for messages and logs."""
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
 def _with_path(url: str, path: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=path))
 
