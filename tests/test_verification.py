@@ -10,7 +10,8 @@ from conftest import clustered, without_model
 from server.app import open_collection
 from server.catalog import Catalog
 from server.checking import NewDocument
-from server.errors import NotFoundError
+from server.errors import CatalogDamagedError, NotFoundError
+from server.filters import parse_filter
 from server.verification import verify
 
 VECTORS = "vectors-0001.f16"
@@ -124,3 +125,11 @@ def test_what_is_wrong_is_named(data_dir, harm, codes, words):
 def test_where_there_is_nothing_it_says_so(tmp_path):
     with pytest.raises(NotFoundError, match="no collection"):
         run(tmp_path)
+
+
+def test_metadata_that_a_filter_can_not_read_are_a_damaged_catalog(data_dir):
+    change("UPDATE documents SET metadata = '{\"n\":' WHERE id = '7'")(collection(data_dir))
+    with open_collection(without_model(data_dir, 16)) as opened:
+        with pytest.raises(CatalogDamagedError, match="JSON in it can't be read"):
+            opened.delete_matching(parse_filter({"n": {"$gte": 0}}, limits=opened.limits))
+        assert opened.store.catalog.counts()[0] == 195  # nothing was deleted
