@@ -1,5 +1,6 @@
 """server/verification.py: what is wrong is named, what is right is left exactly as it was."""
 
+import contextlib
 import hashlib
 import sqlite3
 from dataclasses import replace
@@ -127,9 +128,29 @@ def test_where_there_is_nothing_it_says_so(tmp_path):
         run(tmp_path)
 
 
+def test_a_passage_whose_row_is_no_number_is_a_damaged_catalog(data_dir):
+    """What flipped bits can leave; SQLite itself would not store it, and is told for a moment that it may."""
+    with contextlib.closing(sqlite3.connect(collection(data_dir) / "catalog.sqlite3")) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        (as_it_is,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'passages'").fetchone()
+        assert "STRICT, " in as_it_is
+        for sql in (as_it_is.replace("STRICT, ", ""), as_it_is):
+            connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'passages'", (sql,))
+            connection.execute("PRAGMA writable_schema = RESET")
+            connection.execute("PRAGMA writable_schema = ON")
+            if sql != as_it_is:
+                connection.execute("UPDATE passages SET checksum = 'none' WHERE row = 60")
+            connection.commit()
+    with (
+        pytest.raises(CatalogDamagedError, match="a row of a passage"),
+        open_collection(without_model(data_dir, 16)),
+    ):
+        pass
+
+
 def test_metadata_that_a_filter_can_not_read_are_a_damaged_catalog(data_dir):
     change("UPDATE documents SET metadata = '{\"n\":' WHERE id = '7'")(collection(data_dir))
     with open_collection(without_model(data_dir, 16)) as opened:
-        with pytest.raises(CatalogDamagedError, match="JSON in it can't be read"):
+        with pytest.raises(CatalogDamagedError, match="is damaged: malformed JSON"):
             opened.delete_matching(parse_filter({"n": {"$gte": 0}}, limits=opened.limits))
         assert opened.store.catalog.counts()[0] == 195  # nothing was deleted

@@ -21,7 +21,7 @@ from server.catalog.generations import Generations
 from server.catalog.job_table import JobTable, leave
 from server.catalog.recall_table import RecallTable
 from server.catalog.stored_json import read_json
-from server.errors import StaleWriteError
+from server.errors import CatalogDamagedError, StaleWriteError
 from server.records import Document, DocumentWrite, Known, LiveRows, PassageRow, Removed, Stored
 
 CURRENT = "(SELECT value FROM meta WHERE key = 'generation')"
@@ -214,14 +214,21 @@ class Catalog:
     # Reading
 
     def live_rows(self, generation: int, after: int = -1, limit: int = -1) -> LiveRows:
-        """Return the committed rows behind `after` that have a passage, sorted; at most `limit` if that isn't -1."""
+        """Return the committed rows behind `after` that have a passage, sorted; at most `limit` if that isn't -1.
+
+        Raises:
+            CatalogDamagedError: it has something else than numbers there.
+        """
         with self._database.reading() as connection:
             cursor = connection.execute(
                 "SELECT row, checksum, damaged FROM passages WHERE generation = ?1 AND row > ?2 "
                 "AND row < (SELECT n_rows FROM generations WHERE number = ?1) ORDER BY row LIMIT ?3",
                 (generation, after, limit),
             )
-            found = np.fromiter(cursor, np.dtype((np.int64, 3)))  # (n, 3)
+            try:
+                found = np.fromiter(cursor, np.dtype((np.int64, 3)))  # (n, 3)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise CatalogDamagedError("a row of a passage can't be read from the catalog") from error
         return LiveRows(
             np.ascontiguousarray(found[:, 0]), found[:, 1].astype(np.uint32), found[:, 2].astype(np.bool_)
         )

@@ -288,8 +288,8 @@ def named_errors(path: Path) -> Iterator[None]:
             raise CatalogDamagedError(f"{path} is damaged: {error}") from error
         if not code and "decode to UTF-8" in str(error):  # Python says it, and quotes the text
             raise CatalogDamagedError(f"{path} is damaged: a text in it isn't UTF-8") from error
-        if str(error) == "malformed JSON":  # SQLite's own functions, of metadata
-            raise CatalogDamagedError(f"{path} is damaged: JSON in it can't be read") from error
+        if primary == sqlite3.SQLITE_ERROR:  # what we ask is right: then its tables, or JSON in it, are not
+            raise CatalogDamagedError(f"{path} is damaged: {error}") from error
         if isinstance(error, sqlite3.OperationalError):
             raise StorageError(f"{path}: {error}") from error
         raise
