@@ -187,6 +187,8 @@ class VectorView:
 class _OpenFile:
     """One file, open twice: the kernel reads ahead for whoever scans and must not for whoever picks rows."""
 
+    sequential = random = -1  # until they are open
+
     def __init__(self, path: Path, flags: int) -> None:
         self.path = path
         self.sequential = os.open(path, flags | os.O_CLOEXEC, 0o644)
@@ -196,8 +198,9 @@ class _OpenFile:
 
     def __del__(self) -> None:
         # Views hold this object, so that a search still running never reads another file under a reused number.
-        os.close(self.sequential)
-        os.close(self.random)
+        for each in (self.sequential, self.random):
+            if each >= 0:
+                os.close(each)
 
 
 class VectorFile:

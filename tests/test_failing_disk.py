@@ -179,7 +179,7 @@ WRITES = {
 }
 JOBS = {
     "index of metadata": Act(index_metadata),
-    "rebuild": Act(partial(begun, "/index/rebuild", codec="pq4"), n_first=N_FIRST, most=70),
+    "rebuild": Act(partial(begun, "/index/rebuild", codec="pq4"), n_first=N_FIRST, most=30),
     "compaction": Act(
         partial(begun, "/index/compact"),
         lambda before, n: before,
@@ -380,7 +380,7 @@ def test_a_start_that_fails_at_any_call_says_why_and_the_next_one_finds_everythi
                 words = str(error)
                 print(call, disk.failed, words)
                 assert words.startswith("the server ended with 1: twopass: ") and "Traceback" not in words
-                assert ("start again" in words) == ("no room" in words)
+                assert "start again" in words
                 n_refused += 1
         check_clean(disk.folder)
     assert n_refused

@@ -1,5 +1,6 @@
 """Routes that tell how the server is: /stats, /info, /doctor, /metrics, the health routes. And /openapi.json."""
 
+import re
 from datetime import datetime
 from typing import Annotated
 
@@ -26,7 +27,7 @@ router = APIRouter(tags=["status"], route_class=Route)
 
 def _written_out(moment: object) -> object:
     """Refuse bare numbers, which pydantic takes for seconds."""
-    if isinstance(moment, str) and "-" not in moment[1:]:
+    if isinstance(moment, str) and not re.match(r"\d{4}-", moment):
         raise PydanticCustomError("datetime_parsing", "Input should be a date and time as in ISO 8601")
     return moment
 
