@@ -18,9 +18,8 @@ from server.errors import BusyError, HeadTooLongError, NotHttpError, ServiceErro
 from server.metrics import Metrics
 from server.settings import LimitSettings
 
-MAX_HEAD_BYTES = (
-    1 << 16
-)  # what came in one piece with the head's first byte isn't counted, some 256 KiB at most
+MAX_HEAD_BYTES = 1 << 16
+"""Besides what comes in one piece with the head's first byte, some 256 KiB at most."""
 OTHER_HANDLES = 256
 """File handles that are kept for everything but connections: the server has some 35 open, and more while it rebuilds
 and backs up."""

@@ -27,6 +27,11 @@ MAX_VARIABLES = 900  # below SQLITE_MAX_VARIABLE_NUMBER of every build (999 befo
 # A commit that fails so has not written its last page, without which its transaction doesn't count.
 NOT_COMMITTED = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
 
+# What we ask is right: where SQLite can't carry it out, its tables, or JSON in them, are not what we wrote.
+DAMAGED = frozenset(
+    {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR}
+)
+
 
 class Database:
     """A catalog's file. Any thread reads and writes; writes come one after another."""
@@ -284,12 +289,10 @@ def named_errors(path: Path) -> Iterator[None]:
         primary = code & 0xFF
         if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
             raise DiskFullError(f"no room left on the disk for {path}") from error
-        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT):
+        if primary in DAMAGED:
             raise CatalogDamagedError(f"{path} is damaged: {error}") from error
         if not code and "decode to UTF-8" in str(error):  # Python says it, and quotes the text
             raise CatalogDamagedError(f"{path} is damaged: a text in it isn't UTF-8") from error
-        if primary == sqlite3.SQLITE_ERROR:  # what we ask is right: then its tables, or JSON in it, are not
-            raise CatalogDamagedError(f"{path} is damaged: {error}") from error
         if isinstance(error, sqlite3.OperationalError):
             raise StorageError(f"{path}: {error}") from error
         raise

@@ -158,15 +158,17 @@ class Filtering:
         text = parse_path(path, where).text
         with self._database.transaction() as connection:
             n_indexes = connection.execute("DELETE FROM metadata_indexes WHERE path = ?", (text,)).rowcount
-        n_dropped = DROPPED_AT_ONCE
-        while n_dropped == DROPPED_AT_ONCE:  # also what a call before this one left that was broken off
-            with self._database.transaction() as connection:
-                n_dropped = connection.execute(
-                    "DELETE FROM metadata_values WHERE (path, kind, member, value, document) IN "
-                    "(SELECT path, kind, member, value, document FROM metadata_values "
-                    "WHERE path NOT IN (SELECT number FROM metadata_indexes) LIMIT ?)",
-                    (DROPPED_AT_ONCE,),
-                ).rowcount
+
+        def drop(connection: sqlite3.Connection) -> bool:
+            n_dropped = connection.execute(
+                "DELETE FROM metadata_values WHERE (path, kind, member, value, document) IN "
+                "(SELECT path, kind, member, value, document FROM metadata_values "
+                "WHERE path NOT IN (SELECT number FROM metadata_indexes) LIMIT ?)",
+                (DROPPED_AT_ONCE,),
+            ).rowcount
+            return n_dropped == DROPPED_AT_ONCE
+
+        self._database.in_steps(drop)  # also what a call before this one left that was broken off
         return n_indexes > 0
 
     # Following writes
